@@ -1,0 +1,114 @@
+"""Advantage actor-critic.
+
+Synchronous A3C (Mnih et al. 2016, arXiv:1602.01783, section 4 and algorithm S3): the policy's gradient is
+∇ log π(a|s) A with A = G − V(s), the value is regressed on G, and both share a trunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.functional import mse_loss, smooth_l1_loss
+
+from rlkit_core.builtin.actor_critic import ActorCritic
+from rlkit_core.builtin.adam import Adam
+from rlkit_core.builtin.schedules import Schedule
+from rlkit_core.component import Setup
+from rlkit_core.learner import Learner, Part
+from rlkit_core.returns import normalize
+from rlkit_core.rollout import Rollout, Tree
+
+if TYPE_CHECKING:
+    from rlkit_a2c.config import A2CConfig
+
+
+class A2C(Learner):
+    """Learns from one rollout at a time, with a single gradient step, and forgets it."""
+
+    policy: ActorCritic
+
+    def __init__(self, config: A2CConfig, setup: Setup) -> None:
+        self.config = config
+        self.policy = ActorCritic(
+            setup.observation_space,
+            setup.action_space,
+            config.network,
+            normalize_observations=config.normalize_observations,
+            log_std_init=config.log_std_init,
+            orthogonal_init=config.head_init == "orthogonal",
+            device=setup.device,
+        )
+        self.estimator = config.estimator.build()
+        self.optimizer = Adam(
+            self.policy.parameters(),
+            config.learning_rate,
+            max_grad_norm=config.max_grad_norm,
+            epsilon=config.adam_epsilon,
+        )
+        self.learning_rate = Schedule(config.learning_rate, config.learning_rate_schedule, setup.total_steps)
+        self._device = setup.device
+
+    def update(self, rollout: Rollout) -> Mapping[str, float | Tensor]:
+        """One gradient step on the rollout."""
+        values, next_values = rollout.values(self.policy.value)  # [T, N]
+        baselines = self.estimator.to_raw(values)  # before the estimator's statistics move on
+        returns = self.estimator.estimate(rollout, next_values, values=values)
+        obs, taken, targets, advantages, baselines = rollout.columns(
+            rollout.obs, self.policy.taken_actions(rollout), returns.targets, returns.advantages, baselines
+        )  # [B]
+        explained = explained_variance(baselines, advantages)
+        if self.config.normalize_advantages:
+            advantages = torch.from_numpy(normalize(advantages.numpy()))
+
+        losses = self.losses(obs, taken, targets.to(self._device), advantages.to(self._device))
+        self.optimizer.zero_grad()
+        losses["loss"].backward()  # type: ignore[no-untyped-call]
+        self.optimizer.learning_rate = self.learning_rate.value
+        gradient_norm = self.optimizer.step()
+        self.learning_rate.advance(rollout.num_steps)
+        self.policy.update_normalizer(obs)
+        return {
+            **{name: loss.detach() for name, loss in losses.items()},
+            "gradient_norm": gradient_norm,
+            "learning_rate": self.optimizer.learning_rate,
+            "explained_variance": explained,
+        }
+
+    def losses(self, obs: Tree, taken: Tensor, targets: Tensor, advantages: Tensor) -> dict[str, Tensor]:
+        """The loss and its parts, 0-d, of `B` steps; `advantages` carry no gradient, so the heads do not meet in them."""
+        config = self.config
+        log_probs, entropies, values = self.policy.evaluate(obs, taken)  # [B]
+        reduce = torch.mean if config.reduction == "mean" else torch.sum
+        policy_loss = -reduce(log_probs * advantages)
+        value_loss_function = mse_loss if config.value_loss == "squared" else smooth_l1_loss
+        value_loss = value_loss_function(values, targets, reduction=config.reduction)
+        entropy = reduce(entropies)
+        loss = policy_loss + config.value_coef * value_loss
+        if config.entropy_coef:
+            loss = loss - config.entropy_coef * entropy
+        return {"loss": loss, "policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropies.mean()}
+
+    def parts(self) -> Mapping[str, Part]:
+        """Policy, optimiser, estimator and learning-rate schedule."""
+        return {
+            "policy": self.policy,
+            "optimizer": self.optimizer,
+            "estimator": self.estimator,
+            "learning_rate": self.learning_rate,
+        }
+
+
+def explained_variance(baselines: Tensor, advantages: Tensor) -> float:
+    """Share of the returns' variance that the values explain, 1 - Var(G - V) / Var(G); 0 where G does not vary.
+
+    Args:
+        baselines: values V, `[...]`, in the units of the advantages.
+        advantages: G - V, `[...]`.
+    """
+    if advantages.numel() < 2:
+        return 0.0
+    total = float((baselines + advantages).var())
+    return 1.0 - float(advantages.var()) / total if total > 0 else 0.0

@@ -1,0 +1,56 @@
+"""Settings of A2C."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from rlkit_core.builtin.collectors import StepsConfig
+from rlkit_core.builtin.estimators import DiscountedConfig
+from rlkit_core.builtin.networks import MLPConfig
+from rlkit_core.component import AlgorithmConfig, CollectorConfig, EstimatorConfig, NetworkConfig, Setup
+
+if TYPE_CHECKING:
+    from rlkit_a2c.a2c import A2C
+
+
+class A2CConfig(AlgorithmConfig):
+    """Advantage actor-critic: a shared trunk, discounted normalised returns, truncated episodes bootstrapped."""
+
+    name: ClassVar[str] = "a2c"
+
+    collector: CollectorConfig = Field(StepsConfig(), description="how experience is gathered for each update")
+    estimator: EstimatorConfig = Field(DiscountedConfig(), description="what the values are trained towards")
+    network: NetworkConfig = Field(MLPConfig(), description="the trunk that policy and value share")
+    learning_rate: float = Field(3e-3, gt=0, description="step size of Adam")
+    learning_rate_schedule: Literal["constant", "linear"] = Field(
+        "constant", description="linear: falls to zero over the run's total_steps"
+    )
+    adam_epsilon: float = Field(1e-5, gt=0, description="added to the root of Adam's second moment")
+    max_grad_norm: float | None = Field(0.5, gt=0, description="clip the gradient to this norm; none: do not")
+    value_loss: Literal["squared", "smooth_l1"] = Field(
+        "squared", description="squared error, or smooth L1, whose gradient is at most 1"
+    )
+    value_coef: float = Field(0.5, ge=0, description="weight of the value loss")
+    entropy_coef: float = Field(0.0, ge=0, description="weight of the entropy, which keeps the policy exploring")
+    reduction: Literal["mean", "sum"] = Field("mean", description="losses are averaged, or summed, over the steps")
+    normalize_advantages: bool = Field(True, description="advantages to mean 0 and deviation 1 in each update")
+    normalize_observations: bool = Field(False, description="observations to running mean 0 and deviation 1")
+    head_init: Literal["orthogonal", "default"] = Field(
+        "orthogonal",
+        description="initial weights of the heads: orthogonal, the policy's so small that all actions are about "
+        "equally likely; or torch's default",
+    )
+    log_std_init: float = Field(0.0, description="initial log-deviation of continuous actions; bounds are at -1 and 1")
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> Self:
+        self.estimator.check_collector(self.collector)
+        return self
+
+    def build(self, setup: Setup) -> A2C:
+        """Build the learner."""
+        from rlkit_a2c.a2c import A2C
+
+        return A2C(self, setup)

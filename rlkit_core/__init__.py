@@ -1,0 +1,71 @@
+"""rlkit: write, run and compare reinforcement-learning algorithms.
+
+The public names are imported when they are first used, so that `import rlkit_core` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rlkit_core.checkpoint import load_policy
+    from rlkit_core.collector import Collector
+    from rlkit_core.component import (
+        AlgorithmConfig,
+        CollectorConfig,
+        EnvironmentConfig,
+        EstimatorConfig,
+        NetworkConfig,
+        Setup,
+        TrackerConfig,
+    )
+    from rlkit_core.config import RunConfig
+    from rlkit_core.evaluation import Evaluation, evaluate
+    from rlkit_core.hookspecs import hookimpl
+    from rlkit_core.learner import Learner
+    from rlkit_core.network import Network
+    from rlkit_core.policy import Act, Policy, StatefulPolicy
+    from rlkit_core.registry import Registry
+    from rlkit_core.returns import ReturnEstimator, Returns
+    from rlkit_core.rollout import Episode, Rollout
+    from rlkit_core.tracking import Tracker
+    from rlkit_core.training import Result, train
+
+_HOME = {
+    "checkpoint": ["load_policy"],
+    "collector": ["Collector"],
+    "component": [
+        "AlgorithmConfig",
+        "CollectorConfig",
+        "EnvironmentConfig",
+        "EstimatorConfig",
+        "NetworkConfig",
+        "Setup",
+        "TrackerConfig",
+    ],
+    "config": ["RunConfig"],
+    "evaluation": ["Evaluation", "evaluate"],
+    "hookspecs": ["hookimpl"],
+    "learner": ["Learner"],
+    "network": ["Network"],
+    "policy": ["Act", "Policy", "StatefulPolicy"],
+    "registry": ["Registry"],
+    "returns": ["ReturnEstimator", "Returns"],
+    "rollout": ["Episode", "Rollout"],
+    "tracking": ["Tracker"],
+    "training": ["Result", "train"],
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = sorted(_MODULE_OF)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'rlkit_core' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"rlkit_core.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

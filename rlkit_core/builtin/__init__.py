@@ -1,0 +1,28 @@
+"""The parts that come along. They are registered like any plugin's: by entry points and this hook."""
+
+from __future__ import annotations
+
+from rlkit_core.component import Component
+from rlkit_core.hookspecs import hookimpl
+
+
+@hookimpl
+def rlkit_register() -> list[type[Component]]:
+    """All built-in parts."""
+    from rlkit_core.builtin.collectors import EpisodesConfig, StepsConfig
+    from rlkit_core.builtin.environments import GymnasiumConfig
+    from rlkit_core.builtin.estimators import DiscountedConfig, LambdaConfig
+    from rlkit_core.builtin.networks import MLPConfig
+    from rlkit_core.builtin.trackers import MlflowConfig, NoTrackerConfig, TensorboardConfig
+
+    return [
+        DiscountedConfig,
+        LambdaConfig,
+        StepsConfig,
+        EpisodesConfig,
+        MLPConfig,
+        GymnasiumConfig,
+        MlflowConfig,
+        TensorboardConfig,
+        NoTrackerConfig,
+    ]

@@ -1,0 +1,218 @@
+"""Action distributions: from a policy network's outputs to members of the action space.
+
+They are functions on tensors rather than `torch.distributions` objects: building those costs more than a small network.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from rlkit_core.errors import UsageError
+
+
+class ActionDistribution(nn.Module, ABC):
+    """A family of distributions over one action space.
+
+    *Raw* actions are what the distribution is over; `to_space` makes members of the space of them, which for a bounded
+    Box loses what lies outside. Learn from raw actions.
+
+    Attributes:
+        num_params: numbers per action that the network gives, `params` `[B, num_params]` below.
+        lossless: whether `from_space` can have raw actions back.
+    """
+
+    num_params: int
+    lossless = True
+
+    @abstractmethod
+    def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw raw actions `[B, ...]`."""
+
+    @abstractmethod
+    def mode(self, params: Tensor) -> Tensor:
+        """Most probable raw actions `[B, ...]`."""
+
+    @abstractmethod
+    def log_prob_and_entropy(self, params: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probability (density) of raw actions, and the distribution's entropy, in nats: `[B]` each."""
+
+    @abstractmethod
+    def to_space(self, raw: Tensor) -> Tensor:
+        """Members of the action space `[B, ...]`, in its dtype."""
+
+    def from_space(self, actions: Tensor) -> Tensor:
+        """Raw actions of members of the space, where that is `lossless`."""
+        raise NotImplementedError
+
+
+def distribution_for(space: gymnasium.Space[Any], log_std_init: float = 0.0) -> ActionDistribution:
+    """The distribution for an action space.
+
+    Raises:
+        UsageError: there is none for it; names the space.
+    """
+    if isinstance(space, spaces.Discrete):
+        return Categorical(space)
+    if isinstance(space, spaces.MultiDiscrete):
+        return MultiCategorical(space)
+    if isinstance(space, spaces.MultiBinary):
+        return Bernoulli(space)
+    if isinstance(space, spaces.Box) and np.dtype(space.dtype).kind == "f":
+        return DiagonalGaussian(space, log_std_init)
+    raise UsageError(
+        f"actions of space {space} are not supported\nDiscrete, MultiDiscrete, MultiBinary and Box of floats are"
+    )
+
+
+class Categorical(ActionDistribution):
+    """One of n choices; `params` are logits."""
+
+    def __init__(self, space: spaces.Discrete) -> None:
+        super().__init__()
+        self.num_params = int(space.n)
+        self._start = int(space.start)
+
+    def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
+        """`[B]` int64, by the Gumbel-max trick (Gumbel 1954): argmax of logits plus Gumbel noise."""
+        return (params - torch.empty_like(params).exponential_(generator=generator).log_()).argmax(-1)
+
+    def mode(self, params: Tensor) -> Tensor:
+        """`[B]` int64."""
+        return params.argmax(-1)
+
+    def log_prob_and_entropy(self, params: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """`[B]` each."""
+        log_probs = params.log_softmax(-1)
+        return log_probs.gather(1, raw.unsqueeze(1)).squeeze(1), -(log_probs.exp() * log_probs).sum(-1)
+
+    def to_space(self, raw: Tensor) -> Tensor:
+        """Counted from the space's start."""
+        return raw + self._start if self._start else raw
+
+    def from_space(self, actions: Tensor) -> Tensor:
+        """Counted from 0."""
+        return actions - self._start if self._start else actions
+
+
+class MultiCategorical(ActionDistribution):
+    """Several independent choices; `params` are their logits, one after the other."""
+
+    def __init__(self, space: spaces.MultiDiscrete) -> None:
+        super().__init__()
+        self._sizes = [int(n) for n in space.nvec.reshape(-1)]
+        self._shape = space.shape
+        self.num_params = sum(self._sizes)
+        self.register_buffer("start", torch.from_numpy(space.start.astype(np.int64)), persistent=False)
+        self._dtype = torch.from_numpy(np.empty(0, space.dtype)).dtype
+
+    def _parts(self, params: Tensor) -> tuple[Tensor, ...]:
+        return params.split(self._sizes, dim=-1)
+
+    def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
+        """`[B, number of choices]` int64."""
+        noisy = params - torch.empty_like(params).exponential_(generator=generator).log_()
+        return self.mode(noisy)
+
+    def mode(self, params: Tensor) -> Tensor:
+        """`[B, number of choices]` int64."""
+        return torch.stack([part.argmax(-1) for part in self._parts(params)], -1)
+
+    def log_prob_and_entropy(self, params: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums over the choices, `[B]` each."""
+        logs = [part.log_softmax(-1) for part in self._parts(params)]
+        log_prob = sum(part.gather(1, raw[:, i : i + 1]).squeeze(1) for i, part in enumerate(logs))
+        entropy = -sum((part.exp() * part).sum(-1) for part in logs)
+        assert isinstance(log_prob, Tensor)
+        assert isinstance(entropy, Tensor)
+        return log_prob, entropy
+
+    def to_space(self, raw: Tensor) -> Tensor:
+        """In the space's shape, counted from its start."""
+        return (raw.view(-1, *self._shape) + self.start).to(self._dtype)
+
+    def from_space(self, actions: Tensor) -> Tensor:
+        """Counted from 0."""
+        return (actions.long() - self.start).flatten(1)
+
+
+class Bernoulli(ActionDistribution):
+    """Independent yes-or-no choices; `params` are their logits."""
+
+    def __init__(self, space: spaces.MultiBinary) -> None:
+        super().__init__()
+        self._shape = space.shape
+        self.num_params = int(np.prod(space.shape))
+
+    def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
+        """`[B, num_params]` of 0 and 1, floats."""
+        return (torch.rand(params.shape, generator=generator, device=params.device) < params.sigmoid()).to(params.dtype)
+
+    def mode(self, params: Tensor) -> Tensor:
+        """`[B, num_params]` of 0 and 1, floats."""
+        return (params > 0).to(params.dtype)
+
+    def log_prob_and_entropy(self, params: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums over the choices, `[B]` each."""
+        log_prob = -binary_cross_entropy_with_logits(params, raw, reduction="none").sum(-1)
+        entropy = binary_cross_entropy_with_logits(params, params.sigmoid(), reduction="none").sum(-1)
+        return log_prob, entropy
+
+    def to_space(self, raw: Tensor) -> Tensor:
+        """In the space's shape, int8."""
+        return raw.view(-1, *self._shape).to(torch.int8)
+
+    def from_space(self, actions: Tensor) -> Tensor:
+        """Flat floats."""
+        return actions.flatten(1).float()
+
+
+class DiagonalGaussian(ActionDistribution):
+    """Normal distribution with the network's mean and a deviation that is learned but does not depend on the state.
+
+    Where both bounds of a dimension are finite, raw -1 and 1 stand for them; what lies outside the bounds is clipped.
+    """
+
+    lossless = False
+
+    def __init__(self, space: spaces.Box, log_std_init: float) -> None:
+        super().__init__()
+        self._shape = space.shape
+        self.num_params = int(np.prod(space.shape, dtype=np.int64))
+        self.log_std = nn.Parameter(torch.full((self.num_params,), log_std_init))
+        bounded = np.isfinite(space.low) & np.isfinite(space.high)
+        # Halves first: the difference of a space's own bounds may overflow.
+        centre = np.where(bounded, space.low * 0.5 + space.high * 0.5, 0.0)
+        half_width = np.where(bounded, space.high * 0.5 - space.low * 0.5, 1.0)
+        for name, bound in (("low", space.low), ("high", space.high), ("centre", centre), ("half_width", half_width)):
+            self.register_buffer(name, torch.from_numpy(bound.astype(space.dtype)), persistent=False)
+
+    def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
+        """`[B, num_params]`."""
+        noise = torch.empty_like(params).normal_(generator=generator)
+        return params + self.log_std.exp() * noise
+
+    def mode(self, params: Tensor) -> Tensor:
+        """The mean, `[B, num_params]`."""
+        return params
+
+    def log_prob_and_entropy(self, params: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums over the dimensions, `[B]` each."""
+        distance = (raw - params) * (-self.log_std).exp()
+        log_prob = -(0.5 * distance.square() + self.log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
+        entropy = (self.log_std + 0.5 * math.log(2 * math.pi * math.e)).sum()
+        return log_prob, entropy.expand(raw.shape[0])
+
+    def to_space(self, raw: Tensor) -> Tensor:
+        """Scaled to the bounds and clipped, in the space's shape and dtype."""
+        scaled = raw.view(-1, *self._shape).to(self.low.dtype) * self.half_width + self.centre
+        # In the space's own dtype, so that rounding cannot lead past a bound.
+        return torch.minimum(torch.maximum(scaled, self.low), self.high)

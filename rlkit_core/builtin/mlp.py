@@ -1,0 +1,55 @@
+"""Fully connected network over the flattened observation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from rlkit_core.builtin.encoding import encode, encoded_size
+from rlkit_core.network import Network
+from rlkit_core.rollout import Tree
+
+
+class MLP(Network):
+    """Fully connected layers, each followed by the activation.
+
+    Args:
+        observation_space: what `forward` takes batches of.
+        hidden: width of each layer.
+        activation: `tanh` or `relu`.
+        init: `orthogonal` (gain sqrt(2), zero bias; Saxe et al. 2014, arXiv:1312.6120) or `default` (torch's).
+    """
+
+    def __init__(
+        self, observation_space: gymnasium.Space[Any], hidden: tuple[int, ...], activation: str, init: str
+    ) -> None:
+        super().__init__()
+        self._space = observation_space
+        self._activation = torch.relu if activation == "relu" else torch.tanh
+        widths = [encoded_size(observation_space), *hidden]
+        self.num_features = widths[-1]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        if init == "orthogonal":
+            for layer in self.layers:
+                assert isinstance(layer, nn.Linear)
+                orthogonal(layer, 2**0.5)
+        # Calling a module costs several times a small layer's arithmetic, so `forward` goes through the functions.
+        self._weights = [(layer.weight, layer.bias) for layer in self.layers]  # type: ignore[union-attr]
+
+    def forward(self, obs: Tree) -> Tensor:
+        """Features `[B, num_features]`."""
+        x = encode(obs, self._space)
+        for weight, bias in self._weights:
+            x = self._activation(linear(x, weight, bias))  # type: ignore[arg-type]
+        return x
+
+
+def orthogonal(layer: nn.Linear, gain: float) -> nn.Linear:
+    """Initialise a layer with orthogonal weights of that gain and zero bias."""
+    nn.init.orthogonal_(layer.weight, gain)
+    nn.init.zeros_(layer.bias)
+    return layer

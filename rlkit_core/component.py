@@ -1,0 +1,200 @@
+"""Components: everything replaceable is one pydantic class that knows how to build it.
+
+A component's class says what users type (`name`), explains itself (docstring, field descriptions) and builds the thing.
+A field typed with a kind, such as `estimator: EstimatorConfig`, is a slot: any registered component of that kind fits.
+This module and all config classes import no torch; `build` imports the file that does the work.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    import gymnasium
+
+    from rlkit_core.collector import Collector
+    from rlkit_core.environment import Environments
+    from rlkit_core.learner import Learner
+    from rlkit_core.network import Network
+    from rlkit_core.returns import ReturnEstimator
+    from rlkit_core.seeding import SeedStream
+    from rlkit_core.tracking import Tracker
+
+
+class Component(BaseModel):
+    """One replaceable part: its settings, and how it is built."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants", validate_default=True)
+
+    kind: ClassVar[str] = ""
+    """What the part is: `algorithm`, `estimator`, …; set by the kind's class below."""
+    name: ClassVar[str] = ""
+    """What users type."""
+    shorthand: ClassVar[str] = "name"
+    """The setting that a bare string stands for, as in `--estimator lambda` or `--env CartPole-v1`."""
+
+    @classmethod
+    def is_kind(cls) -> bool:
+        """True for the kinds' own classes (`EstimatorConfig`), which a slot is typed with; False for components."""
+        return Component in cls.__bases__
+
+
+def slots_of(model: type[BaseModel]) -> dict[str, type[Component]]:
+    """Fields of a config class that take a component, with the kind's class."""
+    return {
+        name: field.annotation
+        for name, field in model.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Component) and field.annotation.is_kind()
+    }
+
+
+def dump(model: BaseModel) -> dict[str, Any]:
+    """A config as plain JSON values, every slot with its component's name: what is stored and what can be given back."""
+    data = model.model_dump(mode="json", exclude=set(slots_of(type(model))))
+    for slot in slots_of(type(model)):
+        data[slot] = dump(getattr(model, slot))
+    fields = {name: data[name] for name in type(model).model_fields}
+    return {"name": model.name, **fields} if isinstance(model, Component) else fields
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What an algorithm is built for.
+
+    Attributes:
+        observation_space: the environment's own, of a single environment.
+        action_space: likewise.
+        num_envs: columns of the rollouts.
+        total_steps: nominal budget of the run in environment steps, for schedules.
+        device: `cpu` or `cuda`.
+        seeds: the learner's stream of the run's seed.
+    """
+
+    observation_space: gymnasium.Space[Any]
+    action_space: gymnasium.Space[Any]
+    num_envs: int
+    total_steps: int
+    device: str
+    seeds: SeedStream
+
+
+class NetworkConfig(Component):
+    """A network: from observations to features."""
+
+    kind = "network"
+
+    @abstractmethod
+    def build(self, observation_space: gymnasium.Space[Any]) -> Network:
+        """Build it; weights are drawn from torch's global generator, which the run has seeded.
+
+        Raises:
+            UsageError: it cannot take such observations.
+        """
+
+
+class EstimatorConfig(Component):
+    """A return estimator: from rewards and values to the targets of learning."""
+
+    kind = "estimator"
+
+    @abstractmethod
+    def build(self) -> ReturnEstimator:
+        """Build it."""
+
+    def check_collector(self, collector: CollectorConfig) -> None:
+        """Raise ValueError where rollouts of that collector are not what this estimator needs."""
+
+
+class CollectorConfig(Component):
+    """A collector: how experience is gathered."""
+
+    kind = "collector"
+    whole_episodes: ClassVar[bool] = False
+    """Whether every rollout consists of whole episodes."""
+    num_envs: int
+
+    @abstractmethod
+    def build(self, env: EnvironmentConfig, seeds: SeedStream, device: str) -> Collector:
+        """Build it with its environments; `seeds` has the streams `environment` and `actions`."""
+
+
+class EnvironmentConfig(Component):
+    """A family of environments."""
+
+    kind = "environment"
+    shorthand = "id"
+    id: str
+
+    @abstractmethod
+    def make(self, num_envs: int, seeds: SeedStream, *, render_mode: str | None = None) -> Environments:
+        """Make `num_envs` environments that are stepped together.
+
+        Raises:
+            UsageError: there is no such environment, or it cannot be made with these settings.
+        """
+
+    def make_evaluation(
+        self, num_episodes: int, seeds: SeedStream, *, render_mode: str | None = None
+    ) -> Environments:
+        """Make environments to evaluate in: as many as are sensible for that number of episodes."""
+        return self.make(min(num_episodes, 16), seeds, render_mode=render_mode)
+
+    def resolve(self, num_envs: int) -> EnvironmentConfig:
+        """The same settings with everything that was left to `auto` decided, as the run's record keeps them."""
+        return self
+
+    def reward_threshold(self) -> float | None:
+        """Mean return from which the environment counts as solved, if it names one."""
+        return None
+
+
+class AlgorithmConfig(Component):
+    """An algorithm: builds the Learner, and says what collects for it."""
+
+    kind = "algorithm"
+    collector: CollectorConfig
+
+    @abstractmethod
+    def build(self, setup: Setup) -> Learner:
+        """Build the learner.
+
+        Raises:
+            UsageError: the algorithm does not handle these spaces.
+        """
+
+
+class TrackerConfig(Component):
+    """A tracker: where a run's record is sent."""
+
+    kind = "tracker"
+    active: ClassVar[bool] = True
+    """False for a tracker that does nothing: no process is started for it."""
+
+    @abstractmethod
+    def build(self) -> Tracker:
+        """Build it, in the tracking process."""
+
+    def where(self, run_dir: Path, environ: Mapping[str, str]) -> str | None:
+        """The command that shows the tracked run, for the last line of `rlkit run`."""
+        return None
+
+
+KINDS: dict[str, type[Component]] = {
+    kind.kind: kind
+    for kind in (
+        AlgorithmConfig,
+        EstimatorConfig,
+        NetworkConfig,
+        CollectorConfig,
+        EnvironmentConfig,
+        TrackerConfig,
+    )
+}
+"""Every kind, by the name that its entry-point group `rlkit.<kind>` has."""
+

@@ -1,0 +1,317 @@
+"""RunConfig: all settings of a run, and how they come together from presets, files and options."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from rlkit_core.component import (
+    AlgorithmConfig,
+    Component,
+    EnvironmentConfig,
+    TrackerConfig,
+    dump,
+    slots_of,
+)
+from rlkit_core.errors import ConfigError, UsageError
+
+if TYPE_CHECKING:
+    from rlkit_core.registry import Registry
+
+Data = dict[str, Any]
+
+
+def _stop_rule(value: Any) -> Any:
+    if isinstance(value, str) and value not in ("threshold", "running-return", "never"):
+        try:
+            return float(value)
+        except ValueError:
+            raise ValueError("should be threshold, running-return, never or a number") from None
+    return value
+
+
+class RunConfig(BaseModel):
+    """All settings of a run. What is not in here or in the environment of the process decides nothing."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    algorithm: AlgorithmConfig = Field(description="the algorithm and its settings")
+    env: EnvironmentConfig = Field(description="the environment and its settings")
+    seed: int = Field(0, ge=0, lt=2**63, description="all randomness of the run comes from this number")
+    total_steps: int = Field(200_000, ge=1, description="budget in environment steps")
+    stop_at: Annotated[
+        float | Literal["threshold", "running-return", "never"],
+        BeforeValidator(_stop_rule),
+        Field(
+            description="when to stop before the budget: at this mean return in two greedy evaluations in a row on "
+            "different seeds (100 and 200 episodes); threshold: at the environment's registered one; "
+            "running-return: the original actor-critic notebook's rule, a running average of training returns above "
+            "that threshold; never"
+        ),
+    ] = "threshold"
+    eval_every: int | None = Field(
+        None, ge=1, description="environment steps between greedy evaluations; default: a hundredth of total_steps"
+    )
+    eval_episodes: int = Field(20, ge=1, description="episodes of each evaluation")
+    eval_max_steps: int = Field(
+        27_000, ge=1, description="steps after which an evaluation episode is cut off (and counted as cut)"
+    )
+    log_every: int | None = Field(
+        None, ge=1, description="environment steps between records; default: a five-hundredth of total_steps"
+    )
+    episode_log_every: int | None = Field(
+        None, ge=1, description="print the last and the running return every so many episodes, as the notebook does"
+    )
+    device: Literal["cpu", "cuda", "auto"] = Field("cpu", description="where networks live; auto: cuda if there is one")
+    threads: int = Field(1, ge=1, description="threads of torch; one is fastest for small networks")
+    imports: tuple[str, ...] = Field(
+        (),
+        description="module to import first, which registers environments; may be given several times",
+        json_schema_extra={"flag": "--import"},
+    )
+    hooks: tuple[str, ...] = Field(
+        (), description="plugin module whose run hooks act in this run; may be given several times"
+    )
+    tracker: TrackerConfig = Field(description="where the run's record is sent")
+    group: str | None = Field(None, description="name under which runs are compared; default: algorithm and environment")
+
+    @classmethod
+    def parse(cls, *layers: Mapping[str, Any], registry: Registry) -> RunConfig:
+        """Build a config from layers of plain data, every named component looked up in the registry.
+
+        A slot takes an instance, a name, or a dict with a name and settings or, without a name, settings that change
+        what is there. Another name in a slot drops the settings that lower layers gave it.
+
+        Args:
+            layers: from the lowest to the highest; higher ones win.
+            registry: where names are looked up.
+
+        Raises:
+            ConfigError: all wrong settings at once, each with its path.
+            PluginError: a named plugin is broken.
+        """
+        draft = Draft(cls, registry)
+        problems: Problems = []
+        for layer in layers:
+            draft.apply(layer, (), problems)
+        for slot, name in _DEFAULT_COMPONENTS.items():
+            if slot not in draft.slots:
+                draft.apply({slot: {"name": name}}, (), problems)
+        config = draft.build((), problems)
+        if problems or config is None:
+            raise ConfigError(problems)
+        assert isinstance(config, RunConfig)
+        return config
+
+    def dump(self) -> Data:
+        """As plain JSON values, which `parse` turns into an equal config."""
+        return dump(self)
+
+    @property
+    def resolved_eval_every(self) -> int:
+        """Environment steps between evaluations."""
+        return self.eval_every or max(1, self.total_steps // 100)
+
+    @property
+    def resolved_log_every(self) -> int:
+        """Environment steps between records."""
+        return self.log_every or max(1, self.total_steps // 500)
+
+    @property
+    def resolved_group(self) -> str:
+        """Name under which runs are compared."""
+        return self.group or f"{self.algorithm.name}-{self.env.id}"
+
+
+_DEFAULT_COMPONENTS = {"env": "gymnasium", "tracker": "mlflow"}
+"""What fills the run's own slots where nothing is said; looked up in the registry like any other."""
+
+Problems = list[tuple[tuple[str, ...], str]]
+
+
+class Draft:
+    """A config being put together: a config class, the plain values given so far, and drafts in its slots.
+
+    Args:
+        cls: the config class.
+        registry: where names of components are looked up.
+    """
+
+    def __init__(self, cls: type[BaseModel], registry: Registry) -> None:
+        self.cls = cls
+        self.registry = registry
+        self.fields: Data = {}
+        self.slots: dict[str, Draft] = {}
+        self._broken: set[str] = set()
+
+    @classmethod
+    def of(cls, config: BaseModel, registry: Registry) -> Draft:
+        """A draft that holds all settings of an existing config."""
+        draft = cls(type(config), registry)
+        slots = slots_of(type(config))
+        draft.fields = {name: getattr(config, name) for name in type(config).model_fields if name not in slots}
+        draft.slots = {name: cls.of(getattr(config, name), registry) for name in slots}
+        return draft
+
+    def slot(self, name: str) -> Draft | None:
+        """What is in a slot so far: what was given, else its default, else the run's default component."""
+        if name not in self.slots:
+            default = self.cls.model_fields[name].get_default(call_default_factory=True)
+            if isinstance(default, Component):
+                self.slots[name] = Draft.of(default, self.registry)
+            elif self.cls is RunConfig and name in _DEFAULT_COMPONENTS:
+                component = self.registry.get(slots_of(self.cls)[name].kind, _DEFAULT_COMPONENTS[name])
+                self.slots[name] = Draft(component, self.registry)
+        return self.slots.get(name)
+
+    def apply(self, layer: Any, path: tuple[str, ...], problems: Problems) -> None:
+        """Lay plain data over what is there; what cannot be understood is added to the problems."""
+        if not isinstance(layer, Mapping):
+            problems.append((path, f"should be a table of settings, not {layer!r}"))
+            return
+        kinds = slots_of(self.cls)
+        for key, value in layer.items():
+            here = (*path, str(key))
+            if key in kinds:
+                self._apply_slot(key, kinds[key], value, here, problems)
+            elif key in self.cls.model_fields:
+                self.fields[key] = None if value == "none" and _may_be_none(self.cls, key) else value
+            else:
+                names = [*self.cls.model_fields, *(["name"] if issubclass(self.cls, Component) else [])]
+                problems.append((here, f"there is no such setting{did_you_mean(str(key), names)}"))
+
+    def _apply_slot(
+        self, key: str, kind: type[Component], value: Any, path: tuple[str, ...], problems: Problems
+    ) -> None:
+        if isinstance(value, Component):
+            if not isinstance(value, kind):
+                problems.append((path, f"should be a {kind.kind}, not the {value.kind} {value.name}"))
+            self.slots[key] = Draft.of(value, self.registry)
+            return
+        if isinstance(value, str):
+            value = {kind.shorthand: value}
+        if not isinstance(value, Mapping):
+            problems.append((path, f"should be a {kind.kind}'s name or a table of its settings, not {value!r}"))
+            return
+        settings = dict(value)
+        name = settings.pop("name", None)
+        if name is not None:
+            try:
+                component = self.registry.get(kind.kind, str(name))
+            except UsageError as error:
+                problems.append((path, str(error).replace("\n", "; ")))
+                self._broken.add(key)
+                return
+            present = self.slot(key)
+            if present is None or present.cls is not component:
+                self.slots[key] = Draft(component, self.registry)
+        present = self.slot(key)
+        if present is None:
+            problems.append((path, f"which {kind.kind}? give its name; registered: {self._names(kind)}"))
+            self._broken.add(key)
+            return
+        present.apply(settings, path, problems)
+
+    def _names(self, kind: type[Component]) -> str:
+        return ", ".join(self.registry.names(kind.kind))
+
+    def build(self, path: tuple[str, ...], problems: Problems) -> BaseModel | None:
+        """The config, or None where there are problems."""
+        values = dict(self.fields)
+        for name, draft in self.slots.items():
+            component = draft.build((*path, name), problems)
+            if component is None:
+                self._broken.add(name)
+            else:
+                values[name] = component
+        try:
+            config = self.cls.model_validate(values)
+        except ValidationError as error:
+            for item in error.errors(include_url=False):
+                where = tuple(str(part) for part in item["loc"])
+                if not (where and where[0] in self._broken):
+                    problems.append(((*path, *_field_path(where)), _explain(item)))
+            return None
+        return None if self._broken else config
+
+
+def _may_be_none(cls: type[BaseModel], field: str) -> bool:
+    """Whether `none` means no value: TOML has no null. A setting that takes any text has no such word."""
+    alternatives = get_args(cls.model_fields[field].annotation)
+    return type(None) in alternatives and str not in alternatives
+
+
+def _field_path(where: tuple[str, ...]) -> tuple[str, ...]:
+    # pydantic appends the alternative of a union it tried; the user named only the field.
+    return where[:1]
+
+
+def _explain(item: Any) -> str:
+    """Pydantic's finding in a sentence."""
+    if item["type"] == "missing":
+        return "is missing"
+    message = item["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    given = item["input"]
+    shown = "" if isinstance(given, (Mapping, BaseModel)) or not item["loc"] else f", not {given!r}"
+    return f"{message}{shown}"
+
+
+def did_you_mean(name: str, names: list[str]) -> str:
+    """`; did you mean …?` where a name is close to one of `names`, else an empty string."""
+    close = get_close_matches(name, names, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def parse_arguments(text: str) -> Data:
+    """`name=value,name=value` as a dict; values are read as JSON where they are JSON, else as text.
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    arguments: Data = {}
+    # A comma separates arguments only where a name follows: values may be lists.
+    for part in re.split(r",(?=\s*[A-Za-z_]\w*=)", text) if text else []:
+        name, equals, value = part.partition("=")
+        if not equals or not name.strip().isidentifier():
+            raise ValueError(f"should be name=value, not {part!r}")
+        try:
+            arguments[name.strip()] = json.loads(value)
+        except ValueError:
+            arguments[name.strip()] = value
+    return arguments
+
+
+def read_config_file(path: Path) -> Data:
+    """Settings from a TOML, YAML or JSON file, as plain data: nothing in it can run code.
+
+    Raises:
+        UsageError: there is no such file, or it cannot be understood; says where.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".toml":
+            data: Any = tomllib.loads(text)
+        elif path.suffix == ".json":
+            data = json.loads(text)
+        elif path.suffix in (".yaml", ".yml"):
+            import yaml
+
+            data = yaml.safe_load(text)
+        else:
+            raise UsageError(f"{path}: the name should end in .toml, .yaml, .yml or .json")
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{path} is no valid {path.suffix[1:].upper()}: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise UsageError(f"{path} should be a table of settings, such as seed = 1, [env] and [algorithm]")
+    return data

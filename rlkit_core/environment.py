@@ -1,0 +1,407 @@
+"""Environments: N environments stepped together, the same for every vector class and autoreset mode of Gymnasium.
+
+Gymnasium has three autoreset modes (https://farama.org/Vector-Autoreset-Mode). They differ in when the first
+observation of the next episode comes, and so in where the true successor of the last step is found:
+
+    NEXT_STEP   the next call of `step` ignores its action and resets: a dummy row, marked invalid here
+    SAME_STEP   `step` returns the reset observation, the successor is in `info["final_obs"]`
+    DISABLED    the caller resets, so each episode gets a seed of its own
+
+`Environments.step` answers in one form for all three.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any, NamedTuple, cast
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from rlkit_core.errors import EnvironmentFault, UsageError
+from rlkit_core.rollout import Episode, Tree, tree_leaves, tree_map
+from rlkit_core.seeding import SeedStream
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class Step(NamedTuple):
+    """What one step of N environments gave.
+
+    Attributes:
+        obs: `[N, ...]`, what the next action will answer: for lanes just reset, the next episode's first observation.
+            It may be overwritten by the next step: copy what is kept.
+        rewards: `[N]`, 0 where not valid.
+        terminated: `[N]` bool, False where not valid.
+        truncated: `[N]` bool, False where not valid.
+        valid: `[N]` bool: False where the row is only an autoreset and no step.
+        starts: `[N]` bool: the next row is the first of an episode.
+        ended_lanes: `[K]`, lanes whose episode ended.
+        episodes: those K episodes, in the same order.
+        final_obs: `[K, ...]`, their true successors where `obs` is the next episode's already; None where K = 0 and
+            in mode NEXT_STEP, where `obs` is the successor.
+    """
+
+    obs: Tree
+    rewards: Array
+    terminated: Array
+    truncated: Array
+    valid: Array
+    starts: Array
+    ended_lanes: Array
+    episodes: tuple[Episode, ...]
+    final_obs: Tree
+
+
+_NO_LANES = np.zeros(0, dtype=np.int64)
+
+
+class Environments:
+    """N environments ("lanes") stepped together.
+
+    Args:
+        vector_env: any gymnasium vector environment; its `metadata["autoreset_mode"]` says how it resets.
+        seeds: stream that episodes are seeded from: by lane and episode where the mode leaves the reset to the caller
+            (DISABLED), else by lane for the first episode.
+        native: it is an environment's own vector class: it draws all lanes from one generator, takes a single seed,
+            and nobody else has checked what it returns.
+
+    Attributes:
+        first_index: what the first lane is called in errors, the others counting from there.
+        episode: `[N]` number of each lane's present episode, from 0.
+        step_in_episode: `[N]` steps taken in it.
+        return_so_far: `[N]` undiscounted sum of its rewards.
+    """
+
+    def __init__(self, vector_env: VectorEnv[Any, Any, Any], seeds: SeedStream, *, native: bool = False) -> None:
+        self.vector_env = vector_env
+        self.num_envs: int = vector_env.num_envs
+        self.observation_space: gymnasium.Space[Any] = vector_env.single_observation_space
+        self.action_space: gymnasium.Space[Any] = vector_env.single_action_space
+        mode = vector_env.metadata.get("autoreset_mode")
+        if not isinstance(mode, AutoresetMode):
+            raise UsageError(
+                f"{vector_env} does not say how it resets: its metadata['autoreset_mode'] is {mode!r}\n"
+                "it should be a gymnasium.vector.AutoresetMode"
+            )
+        self.autoreset_mode = mode
+        self.first_index = 0
+        self.episode = np.full(self.num_envs, -1, dtype=np.int64)
+        self.step_in_episode = np.zeros(self.num_envs, dtype=np.int64)
+        self.return_so_far = np.zeros(self.num_envs)
+        self._lane_seeds = [seeds.stream("lane", lane) for lane in range(self.num_envs)]
+        self._native = native
+        self._resets_next = _NO_LANES  # NEXT_STEP: lanes that the next call of step only resets
+        self._everywhere = np.ones(self.num_envs, dtype=np.bool_)
+        self._nowhere = np.zeros(self.num_envs, dtype=np.bool_)
+
+    def reset(self) -> Tree:
+        """Start a new episode in every lane and return the first observations `[N, ...]`."""
+        self._start_episodes(np.arange(self.num_envs))
+        self._resets_next = _NO_LANES
+        seed = self._seed(0) if self._native else [self._seed(lane) for lane in range(self.num_envs)]
+        obs, _ = self._call(self.vector_env.reset, seed=seed)
+        if self._native:
+            self._check_obs(obs)
+        return obs
+
+    def step(self, actions: Tree) -> Step:
+        """Step all environments with actions `[N, ...]`.
+
+        Raises:
+            EnvironmentFault: one of them raised, or returned something that does not fit its spaces.
+        """
+        obs, rewards, terminated, truncated, info = self._call(self.vector_env.step, actions)
+        self.step_in_episode += 1
+        if self._native:
+            self._check_obs(obs)
+            self._check_lanes(rewards, terminated, truncated)
+        self.return_so_far += rewards
+
+        ended = terminated | truncated
+        valid = self._everywhere
+        resets = self._resets_next
+        if len(resets):
+            self._start_episodes(resets)
+            self._resets_next = _NO_LANES
+            valid = self._everywhere.copy()
+            valid[resets] = False
+            rewards, terminated, truncated = np.where(valid, rewards, 0.0), terminated & valid, truncated & valid
+        if not np.count_nonzero(ended):
+            starts = ~valid if len(resets) else self._nowhere
+            return Step(obs, rewards, terminated, truncated, valid, starts, _NO_LANES, (), None)
+
+        lanes = (ended & valid).nonzero()[0]
+        episodes = tuple(Episode(float(self.return_so_far[i]), int(self.step_in_episode[i])) for i in lanes)
+        if self.autoreset_mode is AutoresetMode.NEXT_STEP:
+            self._resets_next = ended.nonzero()[0]
+            return Step(obs, rewards, terminated, truncated, valid, ~valid, lanes, episodes, None)
+
+        self._start_episodes(lanes)
+        if self.autoreset_mode is AutoresetMode.SAME_STEP:
+            final_obs = _final_obs(info, lanes, obs)
+        else:
+            final_obs = tree_map(lambda leaf: leaf[lanes], obs)  # indexing copies: the reset writes in place
+            # A native class draws on from its one generator: a new seed would start all lanes' stream anew.
+            seed = None if self._native else [self._seed(i) if ended[i] else None for i in range(self.num_envs)]
+            obs, _ = self._call(self.vector_env.reset, seed=seed, options={"reset_mask": ended.copy()})
+        return Step(obs, rewards, terminated, truncated, valid, ended, lanes, episodes, final_obs)
+
+    def fault(self, lane: int, what: str, *, episode: int | None = None, step: int | None = None) -> EnvironmentFault:
+        """An error that says where `what` happened; by default in the lane's present episode and step."""
+        episode = int(self.episode[lane]) if episode is None else episode
+        step = int(self.step_in_episode[lane]) if step is None else step
+        return EnvironmentFault(f"environment {self.first_index + lane}, episode {episode}, step {step}: {what}")
+
+    def close(self) -> None:
+        """Close the environments; what goes wrong in it harms nobody any more."""
+        with contextlib.suppress(Exception):
+            self.vector_env.close()
+
+    def __enter__(self) -> Environments:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _start_episodes(self, lanes: Array) -> None:
+        self.episode[lanes] += 1
+        self.step_in_episode[lanes] = 0
+        self.return_so_far[lanes] = 0.0
+
+    def _seed(self, lane: int) -> int:
+        return self._lane_seeds[lane].integer("episode", int(self.episode[lane]))
+
+    def _call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """What a method of the vector environment returns; whatever it raises becomes an EnvironmentFault."""
+        try:
+            return method(*args, **kwargs)
+        except LaneFault as error:
+            lane, what = error.lane_and_what()
+            raise EnvironmentFault(f"environment {self.first_index + lane}, {what}") from error
+        except Exception as error:
+            what = f"{method.__name__} raised {type(error).__name__}: {error}"
+            raise self._fault_somewhere(what, int(method.__name__ == "step")) from error
+
+    def _fault_somewhere(self, what: str, ahead: int = 0) -> EnvironmentFault:
+        """An error of the vector environment as a whole; `ahead`: steps not yet counted."""
+        if self.num_envs == 1:
+            return self.fault(0, what, step=int(self.step_in_episode[0]) + ahead)
+        last, episode, step = self.first_index + self.num_envs - 1, self.episode, self.step_in_episode + ahead
+        return EnvironmentFault(
+            f"environments {self.first_index} to {last}, in episodes {episode.min()} to {episode.max()}, "
+            f"at steps {step.min()} to {step.max()}: {what}"
+        )
+
+    def _check_obs(self, obs: Tree) -> None:
+        found = _misfit(obs, self.vector_env.observation_space, "obs")
+        if found is not None:
+            raise self._fault_somewhere(found)
+
+    def _check_lanes(self, rewards: Any, terminated: Any, truncated: Any) -> None:
+        for name, array in (("rewards", rewards), ("terminated", terminated), ("truncated", truncated)):
+            if type(array) is not np.ndarray or array.shape != (self.num_envs,):
+                raise self._fault_somewhere(f"{name} is {_describe(array)}, not an array of shape ({self.num_envs},)")
+            if name != "rewards" and array.dtype != np.bool_:
+                raise self._fault_somewhere(f"{name} is {_describe(array)}, not of bool")
+
+
+def _misfit(obs: Any, space: gymnasium.Space[Any], key: str) -> str | None:
+    """What about a batch of observations is not as its batched space says, numbers aside; None if nothing."""
+    if isinstance(space, spaces.Dict):
+        if not isinstance(obs, dict) or obs.keys() != space.spaces.keys():
+            return f"{key} has {_keys(obs)}, its space the keys {sorted(space.spaces)}"
+        parts = [_misfit(obs[name], part, f"{key}.{name}") for name, part in space.spaces.items()]
+        return next((part for part in parts if part), None)
+    if isinstance(space, spaces.Tuple):
+        if not isinstance(obs, tuple) or len(obs) != len(space.spaces):
+            return f"{key} is {_describe(obs)}, its space a tuple of {len(space.spaces)}"
+        parts = [_misfit(obs[i], part, f"{key}.{i}") for i, part in enumerate(space.spaces)]
+        return next((part for part in parts if part), None)
+    if type(obs) is not np.ndarray or obs.shape != space.shape:
+        return f"{key} is {_describe(obs)}, not an array of shape {space.shape}"
+    if obs.dtype.kind not in "fiub":
+        return f"{key} has dtype {obs.dtype}, its space {space.dtype}"
+    return None
+
+
+def _final_obs(info: dict[str, Any], lanes: Array, like: Tree) -> Tree:
+    """Final observations `[K, ...]` of lanes, batched as `like` is.
+
+    Gymnasium's own classes give an array of N objects, an observation or None each; others give a batch of all N.
+    """
+    finals = info["final_obs"]
+    if isinstance(finals, np.ndarray) and finals.dtype == object:
+        return _stack([finals[lane] for lane in lanes], like)
+    return tree_map(lambda leaf: np.asarray(leaf)[lanes], finals)
+
+
+def _stack(observations: list[Any], like: Tree) -> Tree:
+    """Batch single observations `[K, ...]` as the batch `like` has them."""
+    first = observations[0]
+    if isinstance(first, dict):
+        return {key: _stack([obs[key] for obs in observations], like[key]) for key in like}
+    if isinstance(first, tuple):
+        return tuple(_stack([obs[i] for obs in observations], like[i]) for i in range(len(first)))
+    return np.stack([np.asarray(obs, dtype=like.dtype) for obs in observations])
+
+
+def first_non_finite(tree: Tree, key: str) -> tuple[tuple[int, ...], str] | None:
+    """Place and text of the first number in a tree of arrays that is not finite, or None.
+
+    Returns:
+        `(index, what)`: the index in the array, and for example `obs.camera[0, 3] is nan`, without the leading
+        two entries of the index (row and lane).
+    """
+    found = []
+    for path, leaf in tree_leaves(tree, key):
+        if leaf.dtype.kind != "f" or np.isfinite(leaf).all():
+            continue
+        index = tuple(int(i) for i in np.argwhere(~np.isfinite(leaf))[0])
+        inside = f"[{', '.join(map(str, index[2:]))}]" if index[2:] else ""
+        found.append((index, f"{path}{inside} is {leaf[index]}"))
+    return min(found, key=lambda place: place[0][:2], default=None)
+
+
+class LaneFault(Exception):
+    """What went wrong in one lane, as `LaneFault(lane, what)`; `Environments` makes an EnvironmentFault of it."""
+
+    def lane_and_what(self) -> tuple[int, str]:
+        """Its arguments; gymnasium's AsyncVectorEnv wraps what a worker raised in another one of the same class."""
+        inner = self.args[0]
+        return inner.lane_and_what() if isinstance(inner, LaneFault) else cast(tuple[int, str], self.args)
+
+
+_LARGEST = float(np.finfo(np.float32).max)  # rollouts hold rewards as float32
+
+
+class CheckedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Holds one environment to its own spaces, and says index, episode and step of what goes wrong.
+
+    It stands in for Gymnasium's `PassiveEnvChecker`, which looks at first steps only and knows no index. Structure,
+    shapes, the reward and the flags are looked at in each step; numbers inside observations by the collector, a whole
+    rollout at once, which costs less. `info` goes no further: nobody reads it, and vector environments fail on
+    some that are legal.
+
+    Args:
+        env: a single environment.
+        index: its lane.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any], index: int) -> None:
+        super().__init__(env)
+        self._index = index
+        self._episode = -1
+        self._step = 0
+        space = self._observation_space = self.env.observation_space
+        self._shape = space.shape if isinstance(space, spaces.Box) else None
+        self._dtype = space.dtype
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset and check the first observation."""
+        self._episode += 1
+        self._step = 0
+        try:
+            answer = self.env.reset(seed=seed, options=options)
+        except Exception as error:
+            raise self._fault(f"reset raised {type(error).__name__}: {error}") from error
+        if not isinstance(answer, tuple) or len(answer) != 2:
+            raise self._fault(f"reset returned {_describe(answer)}, not (obs, info)")
+        obs, info = answer
+        self._check_obs(obs, self._observation_space, "obs")
+        if not isinstance(info, dict):
+            raise self._fault(f"reset returned an info that is {_describe(info)}, not a dict")
+        return obs, {}
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step and check what comes back."""
+        self._step += 1
+        try:
+            answer = self.env.step(action)
+        except Exception as error:
+            raise self._fault(f"step raised {type(error).__name__}: {error}") from error
+        if not isinstance(answer, tuple) or len(answer) != 5:
+            raise self._fault(f"step returned {_describe(answer)}, not (obs, reward, terminated, truncated, info)")
+        obs, reward, terminated, truncated, info = answer
+        if type(obs) is not np.ndarray or obs.shape != self._shape or obs.dtype != self._dtype:
+            self._check_obs(obs, self._observation_space, "obs")
+        if not (isinstance(reward, (float, int)) and -_LARGEST <= reward <= _LARGEST):
+            self._check_reward(reward)
+        if type(terminated) is not bool or type(truncated) is not bool:
+            self._check_flag(terminated, "terminated")
+            self._check_flag(truncated, "truncated")
+        if not isinstance(info, dict):
+            raise self._fault(f"info is {_describe(info)}, not a dict")
+        if terminated or truncated:
+            # In mode SAME_STEP the reset follows before anybody reads this, and some environments write in place.
+            obs = deepcopy(obs)
+        return obs, reward, terminated, truncated, {}
+
+    def _fault(self, what: str) -> LaneFault:
+        return LaneFault(self._index, f"episode {self._episode}, step {self._step}: {what}")
+
+    def _check_flag(self, flag: Any, name: str) -> None:
+        if not isinstance(flag, (bool, np.bool_)):
+            raise self._fault(f"{name} is {_describe(flag)}, not a bool")
+
+    def _check_reward(self, reward: Any) -> None:
+        try:
+            number = None if isinstance(reward, (str, bytes)) or np.ndim(reward) else float(reward)
+        except (TypeError, ValueError):
+            number = None
+        if number is None:
+            raise self._fault(f"reward is {_describe(reward)}, not a number")
+        if not np.isfinite(number):
+            raise self._fault(f"reward is {reward}")
+        if abs(number) > _LARGEST:
+            raise self._fault(f"reward is {reward}, beyond what float32 holds")
+
+    def _check_obs(self, obs: Any, space: gymnasium.Space[Any], key: str) -> None:
+        if isinstance(space, spaces.Dict):
+            if not isinstance(obs, dict) or obs.keys() != space.spaces.keys():
+                raise self._fault(f"{key} has {_keys(obs)}, its space the keys {sorted(space.spaces)}")
+            for name, part in space.spaces.items():
+                self._check_obs(obs[name], part, f"{key}.{name}")
+        elif isinstance(space, spaces.Tuple):
+            if not isinstance(obs, tuple) or len(obs) != len(space.spaces):
+                raise self._fault(f"{key} is {_describe(obs)}, its space a tuple of {len(space.spaces)}")
+            for i, part in enumerate(space.spaces):
+                self._check_obs(obs[i], part, f"{key}.{i}")
+        elif isinstance(space, spaces.Box):
+            if type(obs) is not np.ndarray or obs.shape != space.shape or obs.dtype != space.dtype:
+                self._check_array(obs, space, key)
+        elif not space.contains(obs):
+            if not isinstance(space, spaces.Discrete):
+                self._check_array(obs, space, key)
+            raise self._fault(f"{key} is {_describe(obs)}, not a member of {space}")
+
+    def _check_array(self, obs: Any, space: gymnasium.Space[Any], key: str) -> None:
+        """Say what is wrong with something that is not exactly the space's array; what can be cast to it passes."""
+        try:
+            array = np.asarray(obs)
+        except ValueError:  # a ragged list
+            array = np.empty(0, dtype=object)
+        if array.dtype == object:
+            raise self._fault(f"{key} is {_describe(obs)}, not an array of shape {space.shape}")
+        if array.shape != space.shape:
+            raise self._fault(f"{key} has shape {array.shape}, its space {space.shape}")
+        # Numbers that Python or numpy made float64 or int64 by default are welcome, if they are of the same kind.
+        if not np.can_cast(array.dtype, space.dtype, "same_kind"):  # type: ignore[arg-type]
+            raise self._fault(f"{key} has dtype {array.dtype}, its space {space.dtype}")
+
+
+def _keys(obs: Any) -> str:
+    return f"the keys {sorted(map(str, obs))}" if isinstance(obs, dict) else f"{_describe(obs)} and no keys"
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape} and dtype {value.dtype}"
+    if isinstance(value, (tuple, list)):
+        return f"a {type(value).__name__} of {len(value)}"
+    text = " ".join(repr(value).split())
+    return f"{text if len(text) < 60 else text[:57] + '...'} ({type(value).__name__})"

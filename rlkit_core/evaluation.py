@@ -1,0 +1,196 @@
+"""Evaluation: a policy's greedy returns over whole episodes, in fresh environments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rlkit_core.checkpoint import load_policy
+from rlkit_core.component import EnvironmentConfig
+from rlkit_core.config import RunConfig
+from rlkit_core.environment import Environments, first_non_finite
+from rlkit_core.errors import EnvironmentFault
+from rlkit_core.policy import Policy, StatefulPolicy
+from rlkit_core.registry import Registry, import_modules
+from rlkit_core.rollout import Tree, tree_map
+from rlkit_core.run_folder import RunFolder, read_json
+from rlkit_core.seeding import SeedStream, global_generators
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation gave.
+
+    Attributes:
+        returns: undiscounted return of each episode.
+        lengths: steps of each episode.
+        num_cut: episodes that were cut off at the evaluation's own limit; they count with their return so far.
+    """
+
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
+    num_cut: int = 0
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return float(np.mean(self.returns))
+
+    def quantile(self, q: float) -> float:
+        """Quantile of the returns, `q` from 0 to 1."""
+        return float(np.quantile(self.returns, q))
+
+    def metrics(self) -> dict[str, float]:
+        """What the journal keeps."""
+        return {
+            "evaluation/return": self.mean,
+            "evaluation/return_std": float(np.std(self.returns)),
+            "evaluation/return_min": min(self.returns),
+            "evaluation/return_median": self.quantile(0.5),
+            "evaluation/return_max": max(self.returns),
+            "evaluation/episode_length": float(np.mean(self.lengths)),
+            "evaluation/episodes": float(len(self.returns)),
+            "evaluation/episodes_cut": float(self.num_cut),
+        }
+
+
+def evaluate_policy(
+    policy: Policy, env: EnvironmentConfig, seeds: SeedStream, num_episodes: int, max_steps: int
+) -> Evaluation:
+    """Run the policy's mode, without sampling, for a number of episodes, each to its end.
+
+    Every episode that is started counts, however long it takes: counting the first that finish would favour short ones.
+
+    Args:
+        policy: acts without a generator.
+        env: makes the environments.
+        seeds: where their seeds come from; the caller's own generators are neither read nor changed.
+        num_episodes: how many.
+        max_steps: an episode is cut off after that many steps.
+
+    Raises:
+        EnvironmentFault: an environment raised or gave a non-finite number.
+    """
+    was_training = policy.training
+    policy.eval()
+    try:
+        with global_generators(seeds.stream("global")), env.make_evaluation(num_episodes, seeds) as environments:
+            return _run(policy, environments, num_episodes, max_steps)
+    finally:
+        policy.train(was_training)
+
+
+@torch.no_grad()
+def _run(policy: Policy, environments: Environments, num_episodes: int, max_steps: int) -> Evaluation:
+    N = environments.num_envs
+    obs = environments.reset()
+    started = min(N, num_episodes)
+    counted = np.arange(N) < started  # [N] the lane's present episode counts
+    returns, lengths = np.zeros(N), np.zeros(N, dtype=np.int64)
+    starts = np.ones(N, dtype=np.bool_)
+    state: Tree = policy.initial_state(N) if isinstance(policy, StatefulPolicy) else None
+    all_returns: list[float] = []
+    all_lengths: list[int] = []
+    num_cut = 0
+    while counted.any():
+        tensors = tree_map(torch.from_numpy, obs)
+        if isinstance(policy, StatefulPolicy):
+            state = _restart(state, policy.initial_state(N), torch.from_numpy(starts))
+            act = policy.act(tensors, state, torch.from_numpy(starts))
+            state = act.state
+        else:
+            act = policy.act(tensors)
+        step = environments.step(tree_map(lambda leaf: leaf.cpu().numpy(), act.action))
+        obs = step.obs
+        found = first_non_finite(step.rewards[None], "reward") or first_non_finite(tree_map(_as_row, obs), "obs")
+        if found is not None:
+            lane = found[0][1]
+            where = f"environment {lane}, episode {environments.episode[lane]}, step {environments.step_in_episode[lane]}"
+            raise EnvironmentFault(f"evaluation, {where}: {found[1]}")
+        returns += step.rewards
+        lengths += step.valid
+        cut = lengths >= max_steps
+        over = counted & (step.ended | cut)
+        for lane in over.nonzero()[0]:
+            all_returns.append(float(returns[lane]))
+            all_lengths.append(int(lengths[lane]))
+            num_cut += int(not step.ended[lane])
+            # A lane whose episode was cut has not been reset: it starts no other one that counts.
+            counted[lane] = started < num_episodes and bool(step.ended[lane])
+            started += int(counted[lane])
+        starts = step.ended if step.final_obs is not None else ~step.valid
+        returns[step.ended] = 0.0
+        lengths[step.ended] = 0
+        if not counted.any() and started < num_episodes:  # all lanes were cut: begin afresh in all of them
+            obs = environments.reset()
+            counted = np.arange(N) < num_episodes - started
+            started += int(counted.sum())
+            returns[:], lengths[:], starts[:] = 0.0, 0, True
+    return Evaluation(tuple(all_returns), tuple(all_lengths), num_cut)
+
+
+def open_run(run: str | Path, *, imports: Sequence[str] = (), registry: Registry | None = None) -> RunConfig:
+    """The settings of a stored run, with the modules imported that register its environment.
+
+    Args:
+        run: the run folder.
+        imports: modules that the caller vouches for, besides the installed ones that the run names itself.
+        registry: where components are looked up; default: what is installed.
+
+    Raises:
+        UsageError: there is no such run, or a module it needs is not installed.
+        ConfigError, PluginError: its settings need parts that are not there.
+    """
+    data = read_json(RunFolder.open(run).config_path)
+    import_modules(imports, from_here=True)
+    names = data.get("imports", []) if isinstance(data, dict) else []
+    import_modules([str(name) for name in names if name not in imports], from_here=False)
+    return RunConfig.parse(data, registry=registry or Registry())
+
+
+def evaluate(
+    run: str | Path,
+    *,
+    episodes: int = 100,
+    seed: int = 0,
+    which: str = "last",
+    max_steps: int | None = None,
+    imports: Sequence[str] = (),
+    registry: Registry | None = None,
+) -> Evaluation:
+    """Evaluate a run's stored policy greedily, in its environment, on seeds that the run never used.
+
+    Args:
+        run: the run folder.
+        episodes: how many.
+        seed: of this evaluation: another one gives other episodes.
+        which: `last` or `best` policy.
+        max_steps: cut episodes off after that many steps; default: the run's `eval_max_steps`.
+        imports: modules to import first; see `open_run`.
+        registry: where components are looked up; default: what is installed.
+    """
+    config = open_run(run, imports=imports, registry=registry)
+    policy = load_policy(run, which=which, registry=registry)
+    # No run's own stream has this name, so the episodes are new to it.
+    seeds = SeedStream(seed, "evaluate")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.threads)
+    try:
+        return evaluate_policy(policy, config.env, seeds, episodes, max_steps or config.eval_max_steps)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _as_row(leaf: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    return leaf[None]
+
+
+def _restart(state: Tree, initial: Tree, starts: torch.Tensor) -> Tree:
+    def select(fresh: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+        return torch.where(starts.to(fresh.device).view(-1, *[1] * (fresh.dim() - 1)), fresh, old)
+
+    return tree_map(select, initial, state)

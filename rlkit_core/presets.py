@@ -1,0 +1,80 @@
+"""Presets: named settings that a plugin ships in `presets.toml` beside its module.
+
+    [notebook]
+    description = "what it is for, in a line"
+    environments = ["CartPole-v1"]      # chosen without being named for these
+    run = { total_steps = 1000000 }     # settings of the run
+    algorithm = { learning_rate = 0.001, collector = { num_envs = 16 } }
+"""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from rlkit_core.component import AlgorithmConfig
+from rlkit_core.config import Data, did_you_mean
+from rlkit_core.errors import PluginError, UsageError
+
+
+class Preset(BaseModel):
+    """One named set of settings, a layer under the user's own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    description: str
+    environments: tuple[str, ...] = ()
+    run: dict[str, Any] = {}
+    algorithm: dict[str, Any] = {}
+
+    def layer(self) -> Data:
+        """As a layer for `RunConfig.parse`."""
+        return {**self.run, **({"algorithm": self.algorithm} if self.algorithm else {})}
+
+
+def presets(algorithm: type[AlgorithmConfig]) -> dict[str, Preset]:
+    """The presets that come with an algorithm, by name; none if its package ships no `presets.toml`.
+
+    Raises:
+        PluginError: the file is wrong.
+    """
+    source = getattr(sys.modules[algorithm.__module__], "__file__", None)
+    path = Path(source).with_name("presets.toml") if source else None
+    if path is None or not path.is_file():
+        return {}
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        return {name: Preset.model_validate(table) for name, table in tables.items()}
+    except (ValueError, ValidationError) as error:
+        raise PluginError(f"{path} is wrong: {error}") from error
+
+
+def choose_preset(algorithm: type[AlgorithmConfig], env_id: str | None, named: str | None) -> tuple[str | None, Data]:
+    """Name and layer of the preset to use.
+
+    Args:
+        algorithm: whose presets.
+        env_id: environment of the run.
+        named: what the user asked for: a preset's name, `none`, or None for the one made for this environment.
+
+    Raises:
+        UsageError: there is no preset of that name.
+    """
+    if named == "none":
+        return None, {}
+    available = presets(algorithm)
+    if named is not None:
+        if named not in available:
+            raise UsageError(
+                f"{algorithm.name} has no preset {named}{did_you_mean(named, list(available))}\n"
+                f"it has: {', '.join(available) or 'none'}"
+            )
+        return named, available[named].layer()
+    for name, preset in available.items():
+        if env_id in preset.environments:
+            return name, preset.layer()
+    return None, {}

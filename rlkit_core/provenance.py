@@ -1,0 +1,109 @@
+"""Provenance: what a run was made with, so that its record says what it takes to repeat it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from rlkit_core.component import slots_of
+from rlkit_core.config import RunConfig
+from rlkit_core.registry import Entry, Registry
+
+VERSIONS_OF = ("rlkit-core", "torch", "gymnasium", "numpy", "pydantic", "pluggy", "mlflow", "safetensors")
+
+
+def provenance(config: RunConfig, registry: Registry, *, run_name: str, preset: str | None) -> dict[str, Any]:
+    """Everything about a run that its settings do not say, as plain JSON values."""
+    return {
+        "run_id": uuid.uuid4().hex,
+        "run_name": run_name,
+        "preset": preset,
+        "started": time.time_ns() // 1_000_000,
+        "command": " ".join(sys.argv),
+        "cwd": os.getcwd(),
+        "seed": config.seed,
+        "threads": config.threads,
+        "versions": {**_versions(), "python": platform.python_version()},
+        "plugins": [_plugin(entry) for entry in _entries(config, registry)],
+        "git": _git(),
+        "machine": {
+            "host": socket.gethostname(),
+            "system": platform.platform(),
+            "processor": platform.machine(),
+            "cpus": os.cpu_count(),
+        },
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for name in VERSIONS_OF:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _entries(config: RunConfig, registry: Registry) -> list[Entry]:
+    """The registered parts that the run is made of, one per plugin module."""
+    used: dict[str, Entry] = {}
+
+    def visit(model: Any) -> None:
+        for slot, kind in slots_of(type(model)).items():
+            component = getattr(model, slot)
+            for entry in registry.entries(kind.kind):
+                if entry.name == component.name and type(component).__module__.startswith(entry.module):
+                    used.setdefault(entry.module, entry)
+            visit(component)
+
+    visit(config)
+    return list(used.values())
+
+
+def _plugin(entry: Entry) -> dict[str, Any]:
+    return {
+        "distribution": entry.distribution,
+        "version": entry.version,
+        "module": entry.module,
+        "files_sha256": _hash_of(entry.module),
+    }
+
+
+def _hash_of(module: str) -> str | None:
+    """Hash over the module's Python files (of its package, if it is one), names included."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        return None
+    if spec is None or spec.origin is None:
+        return None
+    origin = Path(spec.origin)
+    files = sorted(origin.parent.rglob("*.py")) if spec.submodule_search_locations else [origin]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.relative_to(origin.parent).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _git() -> dict[str, Any] | None:
+    """Commit and dirtiness of the working folder, or None outside a repository or without git."""
+
+    def ask(*arguments: str) -> str:
+        command = ["git", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+
+    try:
+        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,254 @@
+"""The run folder: the record of a run. Everything else, MLflow included, is fed from it.
+
+config.json         all settings, re-runnable with `rlkit run --config`
+provenance.json     versions, plugins with file hashes, git state, machine, threads, seeds
+status.json         how the run stands: running, finished, failed, …; process; result
+metrics.jsonl       the journal: one record per line, append-only
+policy/last, best   weights (safetensors) and what is needed to rebuild the policy (JSON)
+tracking.json       how far the trackers have been sent the journal
+error.json          traceback of a failed run
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from rlkit_core.errors import RunInUse, StorageError, UsageError
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Replace a JSON file as a whole: a reader sees the old content or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(data, file, indent=2, allow_nan=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a run folder.
+
+    Raises:
+        StorageError: it is missing, unreadable or no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise StorageError(f"{path} is damaged: {error}") from error
+
+
+def process_start_time(pid: int) -> float | None:
+    """When that process started, in an arbitrary fixed unit, or None if there is none: tells a reused pid apart."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        # A zombie has ended, however long its parent takes to ask for its exit status (in some containers: for ever).
+        return None if fields[0] in "ZX" else float(fields[19])
+    except (OSError, IndexError, ValueError):
+        pass
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        return 0.0
+    return 0.0
+
+
+class Journal:
+    """The append-only journal `metrics.jsonl`: one JSON object `{step, time, metrics}` per line.
+
+    A record is one `write` of a whole line. A torn last line (the process was killed in the middle of it) is closed
+    by a newline at the next opening, so that no later record merges with it, and readers pass over it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._file = open(path, "ab+", buffering=0)  # noqa: SIM115 (kept open for the run)
+            if self._file.seek(0, os.SEEK_END) > 0:
+                self._file.seek(-1, os.SEEK_END)
+                if self._file.read(1) != b"\n":
+                    self._file.write(b"\n")
+        except OSError as error:
+            raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+        self._path = path
+        self._torn = False
+
+    def append(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append a record at an environment step; the time is now, in milliseconds since 1970."""
+        record = {"step": step, "time": time.time_ns() // 1_000_000, "metrics": dict(metrics)}
+        line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        if self._torn:
+            line = b"\n" + line
+        try:
+            written = self._file.write(line)
+        except OSError as error:
+            raise StorageError(f"cannot write {self._path}: {error.strerror or error}") from error
+        self._torn = written != len(line)
+        if self._torn:
+            raise StorageError(f"cannot write {self._path}: the disk took {written} of {len(line)} bytes")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_journal(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Whole records from a byte offset on, as `(offset after the record, record)`; torn lines are passed over.
+
+    A line without its newline is not read yet: it may still be being written.
+    """
+    try:
+        with open(path, "rb") as file:
+            file.seek(offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                offset += len(line)
+                try:
+                    record = json.loads(line)
+                except (ValueError, RecursionError):
+                    continue
+                if isinstance(record, dict) and {"step", "time", "metrics"} <= record.keys():
+                    yield offset, record
+    except FileNotFoundError:
+        return
+
+
+class RunFolder:
+    """A run's folder on disk; `create` for the process that trains, `open` for readers."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = FileLock(path / ".lock")
+
+    @classmethod
+    def create(cls, path: Path) -> RunFolder:
+        """Make a new run folder and take its lock.
+
+        Raises:
+            UsageError: there is a run in that folder already.
+            RunInUse: another process is writing to it.
+            StorageError: it cannot be written.
+        """
+        folder = cls(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            folder._lock.acquire(timeout=0)
+        except Timeout:
+            status = folder.status()
+            raise RunInUse(
+                f"{path} is in use by process {status.get('pid', '?')} on {status.get('host', 'this machine')}\n"
+                "wait for it, or choose another folder with --run-dir"
+            ) from None
+        except OSError as error:
+            raise StorageError(
+                f"cannot write run folder {path}: {error.strerror or error}\nchoose another one with --run-dir"
+            ) from error
+        if folder.config_path.exists():
+            folder.release()
+            raise UsageError(f"{path} holds a run already\nchoose another folder with --run-dir")
+        return folder
+
+    @classmethod
+    def create_new(cls, group: str, seed: int) -> RunFolder:
+        """A new run folder below `runs/` in the working folder, named by group, seed and time."""
+        name = f"{group.replace('/', '-')}-seed{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+        for suffix in ("", *(f"-{i}" for i in range(2, 1000))):
+            try:
+                return cls.create(Path("runs") / (name + suffix))
+            except (UsageError, RunInUse):
+                continue  # another run of that second
+        raise StorageError(f"cannot find a free name for runs/{name}")
+
+    @classmethod
+    def open(cls, path: Path | str) -> RunFolder:
+        """An existing run's folder.
+
+        Raises:
+            UsageError: there is no run in that folder.
+        """
+        folder = cls(Path(path))
+        if not folder.config_path.is_file():
+            what = "holds no run (no config.json)" if folder.path.is_dir() else "does not exist"
+            raise UsageError(f"run folder {path} {what}\ngive the folder that `rlkit run` named at its end")
+        return folder
+
+    def release(self) -> None:
+        """Give the lock back."""
+        self._lock.release()
+
+    @property
+    def config_path(self) -> Path:
+        """All settings of the run."""
+        return self.path / "config.json"
+
+    @property
+    def provenance_path(self) -> Path:
+        """What the run was made with."""
+        return self.path / "provenance.json"
+
+    @property
+    def journal_path(self) -> Path:
+        """The journal of metrics."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tracking_path(self) -> Path:
+        """How far the journal has been sent."""
+        return self.path / "tracking.json"
+
+    @property
+    def status_path(self) -> Path:
+        """How the run stands."""
+        return self.path / "status.json"
+
+    def policy_path(self, which: str) -> Path:
+        """Folder of the `last` or the `best` policy."""
+        return self.path / "policy" / which
+
+    def status(self) -> dict[str, Any]:
+        """Content of `status.json`, or an empty dict where there is none yet."""
+        if not self.status_path.exists():
+            return {}
+        data = read_json(self.status_path)
+        return data if isinstance(data, dict) else {}
+
+    def write_status(self, state: str, **more: Any) -> None:
+        """Write `status.json`; keeps what it held before.
+
+        Args:
+            state: running, finished, interrupted, failed or killed.
+            more: other things to say about the run.
+        """
+        process = {"pid": os.getpid(), "host": socket.gethostname(), "process_start": process_start_time(os.getpid())}
+        write_json(self.status_path, {**self.status(), **process, "state": state, **more})
+
+    def mark_killed(self) -> None:
+        """Write into `status.json` that the process ended without a word; keeps which process it was."""
+        try:
+            status = self.status()
+        except StorageError:
+            status = {}
+        write_json(self.status_path, {**status, "state": "killed"})
+
+    def is_orphaned(self) -> bool:
+        """True if the run says that it is running but its process, on this machine, is gone."""
+        status = self.status()
+        if status.get("state") != "running" or status.get("host") != socket.gethostname():
+            return False
+        return process_start_time(int(status.get("pid", -1))) != status.get("process_start")

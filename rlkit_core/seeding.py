@@ -1,0 +1,65 @@
+"""Randomness: everything random in a run comes from its seed by named streams (numpy's `SeedSequence`).
+
+Streams never overlap, whatever the seeds of neighbouring runs: `seed + i` would share environments between runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+
+class SeedStream:
+    """A point in the tree of seeds: a root seed and the names that lead here.
+
+    Args:
+        seed: the run's seed.
+        path: names and numbers from the root to here.
+    """
+
+    def __init__(self, seed: int, *path: str | int) -> None:
+        self.seed = seed
+        self.path = path
+
+    def stream(self, *names: str | int) -> SeedStream:
+        """The stream below this one with that name."""
+        return SeedStream(self.seed, *self.path, *names)
+
+    def integer(self, *names: str | int, bits: int = 31) -> int:
+        """A seed of that many bits (31 at most fit every library) for the stream of that name."""
+        return int(self._sequence(*names).generate_state(1, np.uint64)[0] >> np.uint64(64 - bits))
+
+    def numpy(self, *names: str | int) -> np.random.Generator:
+        """A numpy generator for the stream of that name."""
+        return np.random.Generator(np.random.PCG64(self._sequence(*names)))
+
+    def _sequence(self, *names: str | int) -> np.random.SeedSequence:
+        # Names become numbers by a hash of their text: Python's own hash() differs from process to process.
+        key = [
+            int.from_bytes(hashlib.sha256(repr(name).encode()).digest()[:4], "little") for name in (*self.path, *names)
+        ]
+        return np.random.SeedSequence(self.seed, spawn_key=key)
+
+
+@contextmanager
+def global_generators(seeds: SeedStream) -> Iterator[None]:
+    """Seed Python's, numpy's and torch's global generators from the stream, and give the caller's back at the end."""
+    import torch
+
+    python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
+    random.seed(seeds.integer("python"))
+    np.random.seed(seeds.integer("numpy"))
+    # torch.manual_seed would also touch every CUDA device, which a run on the CPU must not initialise.
+    torch.default_generator.manual_seed(seeds.integer("torch"))
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seeds.integer("cuda"))
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+        torch.random.set_rng_state(torch_state)

@@ -1,0 +1,215 @@
+"""Probe environments: so small that the right values and actions are known, each asking one thing of an algorithm.
+
+Train on them in this order; the first that fails names the fault:
+
+| environment | asks for | value of the best policy |
+|---|---|---|
+| `rlkit/ConstantReward-v0` | regressing the value on a constant | 1 |
+| `rlkit/ObservationReward-v0` | passing the observation through the network, and the gradient back | the observation |
+| `rlkit/TwoSteps-v0` | discounting, and values that do not leak from episode to episode | gamma, then 1 |
+| `rlkit/ActionReward-v0` | a policy gradient of the right sign | 1 |
+| `rlkit/Identity-v0` | actions that belong to their own observations | 1 |
+| `rlkit/RewardForEver-v0` | bootstrapping truncated episodes | 1 / (1 - gamma) |
+
+After Stable-Baselines3's `common/envs/identity_env.py` and Andy Jones, "Debugging RL, without the agonizing pain"
+(https://andyljones.com/posts/rl-debugging.html). Importing this module registers them with Gymnasium; from the command
+line: `rlkit run a2c --import rlkit_core.testing.probes --env rlkit/TwoSteps-v0`.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+Obs = NDArray[np.float32]
+
+_ZERO = np.zeros(1, np.float32)
+_ONE = np.ones(1, np.float32)
+
+
+class Probe(gymnasium.Env[Any, Any]):
+    """An environment with known values; one-step episodes and two actions unless a probe says otherwise.
+
+    Attributes:
+        id: what it is registered as.
+        time_limit: steps after which an episode is truncated, or None.
+        all_obs: every observation there is.
+    """
+
+    id: ClassVar[str]
+    time_limit: ClassVar[int | None] = None
+    all_obs: ClassVar[tuple[Any, ...]] = (_ZERO,)
+    observation_space: gymnasium.Space[Any] = spaces.Box(-1.0, 1.0, (1,), np.float32)
+    action_space: gymnasium.Space[Any] = spaces.Discrete(2)
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        self.render_mode = render_mode
+        self._obs: Any = self.all_obs[0]
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode."""
+        super().reset(seed=seed)
+        self._obs = self._first_obs()
+        return self._obs, {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Answer an action."""
+        return self._obs, self._reward(action), True, False, {}
+
+    def _first_obs(self) -> Any:
+        return self.all_obs[0]
+
+    @abstractmethod
+    def _reward(self, action: Any) -> float:
+        """Reward for an action in the present observation."""
+
+    @classmethod
+    @abstractmethod
+    def value(cls, obs: Any, gamma: float) -> float:
+        """Value of an observation under the best policy, in units of the rewards."""
+
+    @classmethod
+    def best_action(cls, obs: Any) -> int | None:
+        """The best action, or None where all are as good."""
+        return None
+
+
+class ConstantReward(Probe):
+    """Reward 1, whatever is seen and done."""
+
+    id = "rlkit/ConstantReward-v0"
+
+    def _reward(self, action: Any) -> float:
+        return 1.0
+
+    @classmethod
+    def value(cls, obs: Any, gamma: float) -> float:
+        """1."""
+        return 1.0
+
+
+class ObservationReward(Probe):
+    """The observation, -1 or 1 at random, is the reward."""
+
+    id = "rlkit/ObservationReward-v0"
+    all_obs = (-_ONE, _ONE)
+
+    def _first_obs(self) -> Any:
+        return self.all_obs[int(self.np_random.integers(2))]
+
+    def _reward(self, action: Any) -> float:
+        return float(self._obs[0])
+
+    @classmethod
+    def value(cls, obs: Any, gamma: float) -> float:
+        """The observation."""
+        return float(obs[0])
+
+
+class TwoSteps(Probe):
+    """Two steps, observation 0 then 1, with reward 0 then 1."""
+
+    id = "rlkit/TwoSteps-v0"
+    all_obs = (_ZERO, _ONE)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Answer an action."""
+        reward, over = self._reward(action), bool(self._obs[0] == 1.0)
+        self._obs = _ONE
+        return self._obs, reward, over, False, {}
+
+    def _reward(self, action: Any) -> float:
+        return float(self._obs[0])
+
+    @classmethod
+    def value(cls, obs: Any, gamma: float) -> float:
+        """Gamma, then 1."""
+        return 1.0 if obs[0] == 1.0 else gamma
+
+
+class ActionReward(Probe):
+    """Reward 1 for action 1, -1 for action 0."""
+
+    id = "rlkit/ActionReward-v0"
+
+    def _reward(self, action: Any) -> float:
+        return 1.0 if int(action) == 1 else -1.0
+
+    @classmethod
+    def value(cls, obs: Any, gamma: float) -> float:
+        """1."""
+        return 1.0
+
+    @classmethod
+    def best_action(cls, obs: Any) -> int | None:
+        """1."""
+        return 1
+
+
+class Identity(Probe):
+    """The observation, one of three at random, is the action to take: reward 1, else 0."""
+
+    id = "rlkit/Identity-v0"
+    all_obs = (0, 1, 2)
+    observation_space = spaces.Discrete(3)
+    action_space = spaces.Discrete(3)
+
+    def _first_obs(self) -> Any:
+        return int(self.np_random.integers(3))
+
+    def _reward(self, action: Any) -> float:
+        return float(int(action) == self._obs)
+
+    @classmethod
+    def value(cls, obs: Any, gamma: float) -> float:
+        """1."""
+        return 1.0
+
+    @classmethod
+    def best_action(cls, obs: Any) -> int | None:
+        """The observation."""
+        return int(obs)
+
+
+class RewardForEver(Probe):
+    """Reward 1 for ever; only a time limit of 20 steps, which is no part of the task, ends episodes.
+
+    A learner that takes the limit for an end reaches (1 - gamma^20) / (1 - gamma) at most.
+    """
+
+    id = "rlkit/RewardForEver-v0"
+    time_limit = 20
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Answer an action."""
+        return self._obs, 1.0, False, False, {}
+
+    def _reward(self, action: Any) -> float:
+        return 1.0
+
+    @classmethod
+    def value(cls, obs: Any, gamma: float) -> float:
+        """1 / (1 - gamma)."""
+        return 1.0 / (1.0 - gamma)
+
+
+PROBES: tuple[type[Probe], ...] = (
+    ConstantReward,
+    ObservationReward,
+    TwoSteps,
+    ActionReward,
+    Identity,
+    RewardForEver,
+)
+"""All of them, from the simplest to the one that asks most."""
+
+for _probe in PROBES:
+    if _probe.id not in gymnasium.registry:
+        gymnasium.register(
+            _probe.id, entry_point=f"{__name__}:{_probe.__name__}", max_episode_steps=_probe.time_limit
+        )

@@ -1,0 +1,490 @@
+"""Training: the only loop."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+from rlkit_core.component import AlgorithmConfig, Setup
+from rlkit_core.config import RunConfig
+from rlkit_core.errors import Diverged, RlkitError, StorageError, UsageError
+from rlkit_core.presets import choose_preset
+from rlkit_core.progress import Mode, Progress, progress
+from rlkit_core.provenance import provenance
+from rlkit_core.registry import Registry, import_modules
+from rlkit_core.run_folder import Journal, RunFolder, write_json
+from rlkit_core.seeding import SeedStream, global_generators
+from rlkit_core.tracking import TrackingProcess
+
+# torch is imported where training begins, not here: until then the tracking process already starts beside us.
+if TYPE_CHECKING:
+    from rlkit_core.evaluation import Evaluation
+    from rlkit_core.learner import Learner
+    from rlkit_core.rollout import Rollout
+
+CONFIRMATIONS = (100, 200)
+"""Episodes of the two greedy evaluations in a row that `stop_at` asks for."""
+
+
+@dataclass
+class Result:
+    """What a run reached.
+
+    Attributes:
+        run_dir: the run folder.
+        state: `finished`, or `interrupted` by a signal.
+        steps: environment steps taken.
+        updates: updates of the learner.
+        seconds: duration of training, evaluations included.
+        reached: why the run stopped before its budget, or None.
+        evaluation_return: mean return of the last greedy evaluation, or None where there was none.
+        evaluation_episodes: its number of episodes.
+        signal: number of the signal that interrupted it, or None.
+        warning: what went wrong in tracking, or None.
+    """
+
+    run_dir: Path
+    state: str = "running"
+    steps: int = 0
+    updates: int = 0
+    seconds: float = 0.0
+    reached: str | None = None
+    evaluation_return: float | None = None
+    evaluation_episodes: int = 0
+    signal: int | None = None
+    warning: str | None = None
+
+
+def train(
+    algorithm: str | AlgorithmConfig | RunConfig | Mapping[str, Any],
+    *,
+    plugins: Sequence[ModuleType] = (),
+    run_dir: str | Path | None = None,
+    preset: str | None = None,
+    init_from: str | Path | None = None,
+    progress: Mode = "auto",
+    **settings: Any,
+) -> Result:
+    """Train, as `rlkit run` does, and leave a run folder.
+
+    Args:
+        algorithm: its name or config, or a whole `RunConfig`, or one as plain data.
+        plugins: plugin modules that are not installed.
+        run_dir: where the run goes; default: a new folder in `runs/`.
+        preset: named settings of the algorithm; `none` for none, default: those made for the environment.
+        init_from: run whose last policy the new one starts from.
+        progress: `auto`, `rich`, `plain` or `none`.
+        settings: of the run, for example `env="CartPole-v1", total_steps=50_000, seed=3, tracker="none"`.
+
+    Raises:
+        RlkitError: one of its subclasses in `rlkit_core.errors`; each says what to do.
+
+    Example:
+        ```python
+        result = train("a2c", env="CartPole-v1", seed=1)
+        policy = load_policy(result.run_dir)
+        ```
+    """
+    registry = Registry(plugins)
+    if isinstance(algorithm, RunConfig):
+        layer = {name: getattr(algorithm, name) for name in RunConfig.model_fields}
+    elif isinstance(algorithm, Mapping):
+        layer = dict(algorithm)
+    else:
+        layer = {"algorithm": algorithm}
+    import_modules(settings.get("imports") or layer.get("imports") or (), from_here=True)
+    config, preset = configure([layer, settings], registry, preset)
+    return run(config, registry, preset=preset, run_dir=run_dir, init_from=init_from, progress_mode=progress)
+
+
+def configure(
+    layers: Sequence[Mapping[str, Any]], registry: Registry, preset: str | None
+) -> tuple[RunConfig, str | None]:
+    """Put layers of settings together, with a preset below them.
+
+    Returns:
+        the config, and the name of the preset that is in it.
+
+    Raises:
+        ConfigError, UsageError, PluginError: they do not fit.
+    """
+    config = RunConfig.parse(*layers, registry=registry)
+    name, below = choose_preset(type(config.algorithm), config.env.id, preset)
+    if below:
+        # The algorithm is named below its preset's settings, which belong to it whatever layer names it.
+        named = {"algorithm": {"name": config.algorithm.name}}
+        config = RunConfig.parse(named, below, *layers, registry=registry)
+    return config, name
+
+
+def run(
+    config: RunConfig,
+    registry: Registry,
+    *,
+    preset: str | None = None,
+    run_dir: str | Path | None = None,
+    init_from: str | Path | None = None,
+    progress_mode: Mode = "auto",
+) -> Result:
+    """Do a run with complete settings; see `train`."""
+    env = config.env.resolve(config.algorithm.collector.num_envs)
+    threshold = _threshold(config)
+    config = config.model_copy(update={"env": env})
+    source = RunFolder.open(init_from).path if init_from is not None else None
+    folder = RunFolder.create(Path(run_dir)) if run_dir is not None else RunFolder.create_new(config.resolved_group, config.seed)
+    display = progress(progress_mode, config.total_steps)
+    try:
+        write_json(folder.config_path, config.dump())
+        about = provenance(config, registry, run_name=folder.path.name, preset=preset)
+        write_json(folder.provenance_path, {**about, "init_from": None if source is None else str(source)})
+        folder.write_status("running")
+        display.line(_headline(config, preset, threshold))
+        tracking = TrackingProcess.start(folder.path) if config.tracker.active else None
+        try:
+            result = Result(folder.path)
+            _in_its_own_world(config, registry, folder, source, threshold, display, result)
+            folder.write_status(result.state, result=_plain(result))
+        except BaseException as error:
+            _record_failure(folder, error)
+            raise
+        finally:
+            display.close()
+            if tracking is not None:
+                result.warning = tracking.finish()
+        return result
+    finally:
+        folder.release()
+
+
+def _headline(config: RunConfig, preset: str | None, threshold: float | None) -> str:
+    collector = config.algorithm.collector
+    how = getattr(config.env, "vectorization", "")
+    goal = f"until {threshold:g}, at most" if threshold is not None else "for"
+    return (
+        f"{config.algorithm.name} on {config.env.id} ({collector.num_envs} environments{', ' + how if how else ''}), "
+        f"seed {config.seed}, {goal} {config.total_steps:,} steps" + (f", preset {preset}" if preset else "")
+    )
+
+
+def _threshold(config: RunConfig) -> float | None:
+    """Return at which the run stops, or None where only the budget ends it."""
+    if config.stop_at == "never":
+        return None
+    if isinstance(config.stop_at, float):
+        return config.stop_at
+    threshold = config.env.reward_threshold()
+    if threshold is None and config.stop_at == "running-return":
+        raise UsageError(f"{config.env.id} registers no reward threshold, which stop_at running-return needs")
+    return threshold
+
+
+def _plain(result: Result) -> dict[str, Any]:
+    return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(result).items()}
+
+
+def _record_failure(folder: RunFolder, error: BaseException) -> None:
+    code = error.exit_code if isinstance(error, RlkitError) else 130 if isinstance(error, KeyboardInterrupt) else 70
+    # The failure itself is what the user has to see, even where it cannot be written down.
+    with contextlib.suppress(StorageError):
+        write_json(
+            folder.path / "error.json",
+            {
+                "type": type(error).__name__,
+                "message": str(error),
+                "exit_code": code,
+                "traceback": traceback.format_exception(error),
+            },
+        )
+        folder.write_status("interrupted" if code == 130 else "failed", error=str(error))
+
+
+def _in_its_own_world(
+    config: RunConfig,
+    registry: Registry,
+    folder: RunFolder,
+    init_from: Path | None,
+    threshold: float | None,
+    display: Progress,
+    result: Result,
+) -> None:
+    """Run the loop with torch's threads and all global generators set, and set back afterwards."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.threads)
+    try:
+        with global_generators(SeedStream(config.seed, "global")):
+            _Training(config, registry, folder, init_from, threshold, display, result).run()
+    finally:
+        torch.set_num_threads(threads)
+
+
+class _Training:
+    """One run: what the loop works with."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        registry: Registry,
+        folder: RunFolder,
+        init_from: Path | None,
+        threshold: float | None,
+        display: Progress,
+        result: Result,
+    ) -> None:
+        self.config = config
+        self.folder = folder
+        self.threshold = threshold
+        self.display = display
+        self.result = result
+        self.seeds = SeedStream(config.seed)
+        self.hooks = registry.hooks(config.hooks) if config.hooks else None
+        device = _device(config.device)
+        self.collector = config.algorithm.collector.build(config.env, self.seeds.stream("collector"), device)
+        try:
+            self.learner: Learner = config.algorithm.build(
+                Setup(
+                    observation_space=self.collector.observation_space,
+                    action_space=self.collector.action_space,
+                    num_envs=config.algorithm.collector.num_envs,
+                    total_steps=config.total_steps,
+                    device=device,
+                    seeds=self.seeds.stream("learner"),
+                )
+            )
+            if init_from is not None:
+                self._take_over(init_from, registry)
+            self.journal = Journal(folder.journal_path)
+        except BaseException:
+            self.collector.close()
+            raise
+        self.recorder = _Recorder()
+        self.num_evaluations = 0
+        self.confirmed = False
+        self.best = -math.inf
+
+    def run(self) -> None:
+        """The loop."""
+        config, result, collector, learner = self.config, self.result, self.collector, self.learner
+        next_log, next_evaluation = config.resolved_log_every, config.resolved_eval_every
+        started = time.perf_counter()
+        with _Signals() as signals, contextlib.closing(collector), contextlib.closing(self.journal):
+            if self.hooks is not None:
+                self.hooks.rlkit_run_started(config=config.dump(), run_dir=self.folder.path)
+            while result.steps < config.total_steps and result.reached is None and signals.received is None:
+                rollout = collector.collect(learner.policy)
+                if rollout.num_steps == 0:
+                    continue  # nothing but dummy rows of autoresets: nothing to learn from
+                metrics = learner.update(rollout)
+                result.steps += rollout.num_steps
+                result.updates += 1
+                self._episodes(rollout)
+                numbers = self.recorder.add(metrics, rollout)
+                if self.hooks is not None and any(
+                    self.hooks.rlkit_iteration_finished(step=result.steps, metrics=numbers)
+                ):
+                    result.reached = "a hook stopped the run"
+                if result.steps >= next_log:
+                    next_log = _next(next_log, config.resolved_log_every, result.steps)
+                    self.journal.append(result.steps, self.recorder.take(result.steps))
+                if result.steps >= next_evaluation:
+                    nominal = next_evaluation
+                    next_evaluation = _next(next_evaluation, config.resolved_eval_every, result.steps)
+                    with self.recorder.pause():
+                        self._evaluate(nominal)
+                if self.display.due():
+                    self.display.show(result.steps, self.recorder.latest)
+            result.signal = signals.received
+            result.state = "finished" if signals.received is None else "interrupted"
+            self._finish(time.perf_counter() - started)
+
+    def _episodes(self, rollout: Rollout) -> None:
+        """What the original notebook does after each episode: its running return, its log line, its stopping rule."""
+        for episode in rollout.episodes:
+            number, running = self.recorder.add_episode(episode.episode_return)
+            every = self.config.episode_log_every
+            if every and number % every == 0:
+                self.display.line(
+                    f"Episode {number}\tLast reward: {episode.episode_return:.2f}\tAverage reward: {running:.2f}"
+                )
+            rule = self.config.stop_at == "running-return" and self.result.reached is None
+            if rule and self.threshold is not None and running > self.threshold:
+                self.result.reached = (
+                    f"running return {running:.1f} after {number} episodes "
+                    "(the notebook's rule: an average of training returns, no evaluation)"
+                )
+
+    def _evaluate(self, nominal: int) -> None:
+        """A regular evaluation; where it reaches the threshold, the two longer ones that decide about stopping."""
+        goal = None if self.config.stop_at == "running-return" else self.threshold
+        evaluation = self._greedy(self.config.eval_episodes, nominal)
+        self._keep_best(evaluation)
+        if goal is None or evaluation.mean < goal:
+            return
+        for episodes in CONFIRMATIONS:
+            evaluation = self._greedy(episodes, nominal)
+            if evaluation.mean < goal:
+                return
+        self.confirmed = True
+        self.result.reached = f"greedy return {evaluation.mean:.1f} over {episodes} episodes"
+
+    def _keep_best(self, evaluation: Evaluation) -> None:
+        if evaluation.mean > self.best:
+            self.best = evaluation.mean
+            self._save_policy("best")
+
+    def _greedy(self, episodes: int, nominal: int) -> Evaluation:
+        from rlkit_core.evaluation import evaluate_policy
+
+        seeds = self.seeds.stream("evaluation", self.num_evaluations)
+        self.num_evaluations += 1
+        evaluation = evaluate_policy(self.learner.policy, self.config.env, seeds, episodes, self.config.eval_max_steps)
+        metrics = evaluation.metrics()
+        self.recorder.latest.update(metrics)
+        self.journal.append(self.result.steps, {**metrics, "evaluation/nominal_step": float(nominal)})
+        self.result.evaluation_return, self.result.evaluation_episodes = evaluation.mean, episodes
+        return evaluation
+
+    def _finish(self, seconds: float) -> None:
+        result = self.result
+        if self.recorder.updates:
+            self.journal.append(result.steps, self.recorder.take(result.steps))
+        # Where confirmation stopped the run, the policy has just been evaluated; a signal's sender waits for nothing.
+        if not self.confirmed and result.signal is None:
+            self._keep_best(self._greedy(CONFIRMATIONS[0], result.steps))
+        self._save_policy("last")
+        result.seconds = seconds
+        self.display.show(result.steps, self.recorder.latest)
+        if self.hooks is not None:
+            self.hooks.rlkit_run_finished(step=result.steps, result=_plain(result))
+
+    def _save_policy(self, which: str) -> None:
+        from rlkit_core.checkpoint import save_policy
+
+        save_policy(
+            self.folder.policy_path(which),
+            self.learner.policy,
+            self.config.algorithm,
+            self.collector.observation_space,
+            self.collector.action_space,
+            {"step": self.result.steps, "evaluation_return": self.result.evaluation_return},
+        )
+
+    def _take_over(self, source: Path, registry: Registry) -> None:
+        """Start from the last policy of another run."""
+        from rlkit_core.checkpoint import load_policy
+
+        weights = load_policy(source, registry=registry).state_dict()
+        try:
+            self.learner.policy.load_state_dict(weights)
+        except RuntimeError as error:
+            raise UsageError(
+                f"the policy of {source} does not fit this run's: {' '.join(str(error).split())[:200]}\n"
+                "take the same spaces, network and normalisation"
+            ) from error
+
+
+def _next(at: int, every: int, steps: int) -> int:
+    """The next nominal step after `steps`: where an update overran several, they count as one."""
+    return at + every * ((steps - at) // every + 1)
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device cuda: torch finds no CUDA device here\ntake device cpu, or auto")
+    return name
+
+
+class _Recorder:
+    """Averages metrics between two records of the journal."""
+
+    def __init__(self) -> None:
+        self.latest: dict[str, float] = {}
+        self.updates = 0
+        self._sums: dict[str, float] = {}
+        self._returns: list[float] = []
+        self._lengths: list[int] = []
+        self._num_episodes = 0
+        self._running_return = 10.0  # where the notebook starts
+        self._since, self._since_step = time.perf_counter(), 0
+
+    def add(self, metrics: Mapping[str, Any], rollout: Rollout) -> dict[str, float]:
+        """Take an update's metrics in, and return them as numbers.
+
+        Raises:
+            Diverged: one of them is not finite.
+        """
+        numbers = {name: float(value) for name, value in metrics.items()}
+        for name, number in numbers.items():
+            if not math.isfinite(number):
+                raise Diverged(f"{name} is {number}\ntry a lower learning rate")
+            self._sums[name] = self._sums.get(name, 0.0) + number
+        self.updates += 1
+        for episode in rollout.episodes:
+            self._returns.append(episode.episode_return)
+            self._lengths.append(episode.length)
+        return numbers
+
+    def add_episode(self, episode_return: float) -> tuple[int, float]:
+        """Count a finished episode; returns its number from 1 and the notebook's running return (weight 0.05)."""
+        self._num_episodes += 1
+        self._running_return = 0.05 * episode_return + (1 - 0.05) * self._running_return
+        return self._num_episodes, self._running_return
+
+    def take(self, step: int) -> dict[str, float]:
+        """The averages since the last call."""
+        record = {f"learner/{name}": total / self.updates for name, total in self._sums.items()}
+        if self._returns:
+            record["rollout/return"] = sum(self._returns) / len(self._returns)
+            record["rollout/episode_length"] = sum(self._lengths) / len(self._lengths)
+            record["rollout/running_return"] = self._running_return
+        record["rollout/episodes"] = float(self._num_episodes)
+        now = time.perf_counter()
+        record["time/steps_per_second"] = (step - self._since_step) / max(now - self._since, 1e-9)
+        self._since, self._since_step = now, step
+        self._sums, self._returns, self._lengths, self.updates = {}, [], [], 0
+        self.latest.update(record)
+        return record
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """Time spent inside does not count for steps per second."""
+        began = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - began
+
+
+class _Signals:
+    """SIGINT and SIGTERM ask the loop to stop after the present update; a second one forces out."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _Signals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            raise KeyboardInterrupt
+        self.received = number
