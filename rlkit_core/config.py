@@ -57,9 +57,9 @@ class RunConfig(BaseModel):
         ),
     ] = "threshold"
     eval_every: int | None = Field(
-        None, ge=1, description="environment steps between greedy evaluations; default: a hundredth of total_steps"
+        None, ge=1, description="environment steps between greedy evaluations; default: a fiftieth of total_steps"
     )
-    eval_episodes: int = Field(20, ge=1, description="episodes of each evaluation")
+    eval_episodes: int = Field(10, ge=1, description="episodes of each evaluation")
     eval_max_steps: int = Field(
         27_000, ge=1, description="steps after which an evaluation episode is cut off (and counted as cut)"
     )
@@ -74,10 +74,12 @@ class RunConfig(BaseModel):
     imports: tuple[str, ...] = Field(
         (),
         description="module to import first, which registers environments; may be given several times",
-        json_schema_extra={"flag": "--import"},
+        json_schema_extra={"flag": "--import", "metavar": "MODULE"},
     )
     hooks: tuple[str, ...] = Field(
-        (), description="plugin module whose run hooks act in this run; may be given several times"
+        (),
+        description="plugin module whose run hooks act in this run; may be given several times",
+        json_schema_extra={"metavar": "MODULE"},
     )
     tracker: TrackerConfig = Field(description="where the run's record is sent")
     group: str | None = Field(None, description="name under which runs are compared; default: algorithm and environment")
@@ -117,7 +119,7 @@ class RunConfig(BaseModel):
     @property
     def resolved_eval_every(self) -> int:
         """Environment steps between evaluations."""
-        return self.eval_every or max(1, self.total_steps // 100)
+        return self.eval_every or max(1, self.total_steps // 50)
 
     @property
     def resolved_log_every(self) -> int:
@@ -258,8 +260,10 @@ def _explain(item: Any) -> str:
     if item["type"] == "missing":
         return "is missing"
     message = item["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    message = re.sub(r", (unable to (parse|interpret)|got a number with).*", "", message)
     given = item["input"]
-    shown = "" if isinstance(given, (Mapping, BaseModel)) or not item["loc"] else f", not {given!r}"
+    complete = isinstance(given, (Mapping, BaseModel)) or not item["loc"] or ", not " in message
+    shown = "" if complete else f", not {given!r}"
     return f"{message}{shown}"
 
 

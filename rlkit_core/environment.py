@@ -104,7 +104,7 @@ class Environments:
         self._start_episodes(np.arange(self.num_envs))
         self._resets_next = _NO_LANES
         seed = self._seed(0) if self._native else [self._seed(lane) for lane in range(self.num_envs)]
-        obs, _ = self._call(self.vector_env.reset, seed=seed)
+        obs, _ = self._unpack(self._call(self.vector_env.reset, seed=seed), 2)
         if self._native:
             self._check_obs(obs)
         return obs
@@ -115,8 +115,9 @@ class Environments:
         Raises:
             EnvironmentFault: one of them raised, or returned something that does not fit its spaces.
         """
-        obs, rewards, terminated, truncated, info = self._call(self.vector_env.step, actions)
+        answer = self._call(self.vector_env.step, actions)
         self.step_in_episode += 1
+        obs, rewards, terminated, truncated, info = self._unpack(answer, 5)
         if self._native:
             self._check_obs(obs)
             self._check_lanes(rewards, terminated, truncated)
@@ -186,6 +187,11 @@ class Environments:
         except Exception as error:
             what = f"{method.__name__} raised {type(error).__name__}: {error}"
             raise self._fault_somewhere(what, int(method.__name__ == "step")) from error
+
+    def _unpack(self, answer: Any, size: int) -> Any:
+        if not isinstance(answer, tuple) or len(answer) != size:
+            raise self._fault_somewhere(f"the vector environment returned {_describe(answer)}, not a tuple of {size}")
+        return answer
 
     def _fault_somewhere(self, what: str, ahead: int = 0) -> EnvironmentFault:
         """An error of the vector environment as a whole; `ahead`: steps not yet counted."""
@@ -297,7 +303,8 @@ class CheckedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._index = index
         self._episode = -1
         self._step = 0
-        space = self._observation_space = self.env.observation_space
+        space: gymnasium.Space[Any] = self.env.observation_space
+        self._space = space
         self._shape = space.shape if isinstance(space, spaces.Box) else None
         self._dtype = space.dtype
 
@@ -312,7 +319,7 @@ class CheckedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         if not isinstance(answer, tuple) or len(answer) != 2:
             raise self._fault(f"reset returned {_describe(answer)}, not (obs, info)")
         obs, info = answer
-        self._check_obs(obs, self._observation_space, "obs")
+        self._check_obs(obs, self._space, "obs")
         if not isinstance(info, dict):
             raise self._fault(f"reset returned an info that is {_describe(info)}, not a dict")
         return obs, {}
@@ -328,7 +335,7 @@ class CheckedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             raise self._fault(f"step returned {_describe(answer)}, not (obs, reward, terminated, truncated, info)")
         obs, reward, terminated, truncated, info = answer
         if type(obs) is not np.ndarray or obs.shape != self._shape or obs.dtype != self._dtype:
-            self._check_obs(obs, self._observation_space, "obs")
+            self._check_obs(obs, self._space, "obs")
         if not (isinstance(reward, (float, int)) and -_LARGEST <= reward <= _LARGEST):
             self._check_reward(reward)
         if type(terminated) is not bool or type(truncated) is not bool:

@@ -13,10 +13,9 @@ from rlkit_core.checkpoint import load_policy
 from rlkit_core.component import EnvironmentConfig
 from rlkit_core.config import RunConfig
 from rlkit_core.environment import Environments, first_non_finite
-from rlkit_core.errors import EnvironmentFault
 from rlkit_core.policy import Policy, StatefulPolicy
 from rlkit_core.registry import Registry, import_modules
-from rlkit_core.rollout import Tree, tree_map
+from rlkit_core.rollout import Episode, Tree, tree_map, tree_where
 from rlkit_core.run_folder import RunFolder, read_json
 from rlkit_core.seeding import SeedStream, global_generators
 
@@ -75,62 +74,65 @@ def evaluate_policy(
     Raises:
         EnvironmentFault: an environment raised or gave a non-finite number.
     """
-    was_training = policy.training
+    modes = [(module, module.training) for module in policy.modules()]
     policy.eval()
     try:
         with global_generators(seeds.stream("global")), env.make_evaluation(num_episodes, seeds) as environments:
-            return _run(policy, environments, num_episodes, max_steps)
+            return play_episodes(policy, environments, num_episodes, max_steps)
     finally:
-        policy.train(was_training)
+        for module, training in modes:
+            module.training = training
 
 
 @torch.no_grad()
-def _run(policy: Policy, environments: Environments, num_episodes: int, max_steps: int) -> Evaluation:
+def play_episodes(policy: Policy, environments: Environments, num_episodes: int, max_steps: int) -> Evaluation:
+    """Play whole episodes in given environments; see `evaluate_policy`."""
     N = environments.num_envs
-    obs = environments.reset()
-    started = min(N, num_episodes)
-    counted = np.arange(N) < started  # [N] the lane's present episode counts
-    returns, lengths = np.zeros(N), np.zeros(N, dtype=np.int64)
-    starts = np.ones(N, dtype=np.bool_)
-    state: Tree = policy.initial_state(N) if isinstance(policy, StatefulPolicy) else None
-    all_returns: list[float] = []
-    all_lengths: list[int] = []
+    finished: list[Episode] = []
     num_cut = 0
-    while counted.any():
-        tensors = tree_map(torch.from_numpy, obs)
-        if isinstance(policy, StatefulPolicy):
-            state = _restart(state, policy.initial_state(N), torch.from_numpy(starts))
-            act = policy.act(tensors, state, torch.from_numpy(starts))
-            state = act.state
-        else:
-            act = policy.act(tensors)
-        step = environments.step(tree_map(lambda leaf: leaf.cpu().numpy(), act.action))
-        obs = step.obs
-        found = first_non_finite(step.rewards[None], "reward") or first_non_finite(tree_map(_as_row, obs), "obs")
-        if found is not None:
-            lane = found[0][1]
-            where = f"environment {lane}, episode {environments.episode[lane]}, step {environments.step_in_episode[lane]}"
-            raise EnvironmentFault(f"evaluation, {where}: {found[1]}")
-        returns += step.rewards
-        lengths += step.valid
-        cut = lengths >= max_steps
-        over = counted & (step.ended | cut)
-        for lane in over.nonzero()[0]:
-            all_returns.append(float(returns[lane]))
-            all_lengths.append(int(lengths[lane]))
-            num_cut += int(not step.ended[lane])
-            # A lane whose episode was cut has not been reset: it starts no other one that counts.
-            counted[lane] = started < num_episodes and bool(step.ended[lane])
-            started += int(counted[lane])
-        starts = step.ended if step.final_obs is not None else ~step.valid
-        returns[step.ended] = 0.0
-        lengths[step.ended] = 0
-        if not counted.any() and started < num_episodes:  # all lanes were cut: begin afresh in all of them
-            obs = environments.reset()
-            counted = np.arange(N) < num_episodes - started
-            started += int(counted.sum())
-            returns[:], lengths[:], starts[:] = 0.0, 0, True
-    return Evaluation(tuple(all_returns), tuple(all_lengths), num_cut)
+    while len(finished) < num_episodes:  # again only if episodes were cut in all lanes
+        obs = environments.reset()
+        started = min(N, num_episodes - len(finished))
+        # A lane whose episode was cut has not been reset: it starts no other one that counts.
+        num_left = num_episodes - len(finished) - started
+        counted = np.arange(N) < started  # [N] the lane's present episode counts
+        starts = np.ones(N, dtype=np.bool_)
+        state: Tree = None
+        while counted.any():
+            _refuse_non_finite(environments, obs, np.arange(N), "obs")
+            tensors = tree_map(torch.from_numpy, obs)
+            if isinstance(policy, StatefulPolicy):
+                if starts.any():
+                    initial = policy.initial_state(N)
+                    state = initial if state is None else tree_where(torch.from_numpy(starts), initial, state)
+                act = policy.act(tensors, state, torch.from_numpy(starts))
+                state = act.state
+            else:
+                act = policy.act(tensors)
+            step = environments.step(tree_map(lambda leaf: leaf.cpu().numpy(), act.action))
+            obs, starts = step.obs, step.starts
+            _refuse_non_finite(environments, step.rewards, np.arange(N), "reward")
+            if step.final_obs is not None:
+                _refuse_non_finite(environments, step.final_obs, step.ended_lanes, "final obs")
+            for lane, episode in zip(step.ended_lanes, step.episodes, strict=True):
+                if counted[lane]:
+                    finished.append(episode)
+                    counted[lane] = num_left > 0
+                    num_left -= int(counted[lane])
+            for lane in (counted & (environments.step_in_episode >= max_steps)).nonzero()[0]:
+                if lane not in step.ended_lanes:
+                    finished.append(Episode(float(environments.return_so_far[lane]), max_steps))
+                    counted[lane] = False
+                    num_cut += 1
+    returns, lengths = zip(*finished, strict=True)
+    return Evaluation(returns, lengths, num_cut)
+
+
+def _refuse_non_finite(environments: Environments, tree: Tree, lanes: np.ndarray, key: str) -> None:
+    """Raise EnvironmentFault where a tree `[K, ...]`, whose rows belong to those lanes, has a non-finite number."""
+    found = first_non_finite(tree_map(lambda leaf: leaf[None], tree), key)
+    if found is not None:
+        raise environments.fault(int(lanes[found[0][1]]), f"{found[1]}, in evaluation")
 
 
 def open_run(run: str | Path, *, imports: Sequence[str] = (), registry: Registry | None = None) -> RunConfig:
@@ -183,14 +185,3 @@ def evaluate(
         return evaluate_policy(policy, config.env, seeds, episodes, max_steps or config.eval_max_steps)
     finally:
         torch.set_num_threads(threads)
-
-
-def _as_row(leaf: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
-    return leaf[None]
-
-
-def _restart(state: Tree, initial: Tree, starts: torch.Tensor) -> Tree:
-    def select(fresh: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
-        return torch.where(starts.to(fresh.device).view(-1, *[1] * (fresh.dim() - 1)), fresh, old)
-
-    return tree_map(select, initial, state)

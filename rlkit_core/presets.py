@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import sys
 import tomllib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rlkit_core.component import AlgorithmConfig
-from rlkit_core.config import Data, did_you_mean
+from rlkit_core.config import Data, Draft, RunConfig, did_you_mean
 from rlkit_core.errors import PluginError, UsageError
+from rlkit_core.registry import Registry
 
 
 class Preset(BaseModel):
@@ -78,3 +80,44 @@ def choose_preset(algorithm: type[AlgorithmConfig], env_id: str | None, named: s
         if env_id in preset.environments:
             return name, preset.layer()
     return None, {}
+
+
+def configure(
+    layers: Sequence[Mapping[str, Any]], registry: Registry, preset: str | None
+) -> tuple[RunConfig, str | None]:
+    """Put layers of settings together, with a preset below them.
+
+    Returns:
+        the config, and the name of the preset that is in it.
+
+    Raises:
+        ConfigError, UsageError, PluginError: they do not fit.
+    """
+    # Which preset it is must be known before anything is judged: a setting may be right only together with it.
+    draft = Draft(RunConfig, registry)
+    for layer in layers:
+        draft.apply(layer, (), [])
+    algorithm, env = draft.slots.get("algorithm"), draft.slots.get("env")
+    name: str | None = None
+    below: Data = {}
+    if algorithm is not None and issubclass(algorithm.cls, AlgorithmConfig):
+        env_id = env.fields.get("id") if env is not None else None
+        name, below = choose_preset(algorithm.cls, env_id, preset)
+    if not below:
+        return RunConfig.parse(*layers, registry=registry), name
+    # The algorithm is named below its preset's settings, which belong to it whatever layer names it.
+    named = {"algorithm": {"name": _algorithm_name(layers)}}
+    return RunConfig.parse(named, below, *layers, registry=registry), name
+
+
+def _algorithm_name(layers: Sequence[Mapping[str, Any]]) -> str:
+    """The algorithm's name as the layers give it, maybe with its distribution."""
+    name = ""
+    for layer in layers:
+        given = layer.get("algorithm")
+        if isinstance(given, Mapping):
+            given = given.get("name")
+        elif isinstance(given, AlgorithmConfig):
+            given = given.name
+        name = given or name
+    return name

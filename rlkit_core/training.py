@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rlkit_core.component import AlgorithmConfig, Setup
 from rlkit_core.config import RunConfig
 from rlkit_core.errors import Diverged, RlkitError, StorageError, UsageError
-from rlkit_core.presets import choose_preset
+from rlkit_core.presets import configure
 from rlkit_core.progress import Mode, Progress, progress
 from rlkit_core.provenance import provenance
 from rlkit_core.registry import Registry, import_modules
@@ -106,26 +106,6 @@ def train(
     return run(config, registry, preset=preset, run_dir=run_dir, init_from=init_from, progress_mode=progress)
 
 
-def configure(
-    layers: Sequence[Mapping[str, Any]], registry: Registry, preset: str | None
-) -> tuple[RunConfig, str | None]:
-    """Put layers of settings together, with a preset below them.
-
-    Returns:
-        the config, and the name of the preset that is in it.
-
-    Raises:
-        ConfigError, UsageError, PluginError: they do not fit.
-    """
-    config = RunConfig.parse(*layers, registry=registry)
-    name, below = choose_preset(type(config.algorithm), config.env.id, preset)
-    if below:
-        # The algorithm is named below its preset's settings, which belong to it whatever layer names it.
-        named = {"algorithm": {"name": config.algorithm.name}}
-        config = RunConfig.parse(named, below, *layers, registry=registry)
-    return config, name
-
-
 def run(
     config: RunConfig,
     registry: Registry,
@@ -204,6 +184,7 @@ def _record_failure(folder: RunFolder, error: BaseException) -> None:
                 "traceback": traceback.format_exception(error),
             },
         )
+        error.add_note(f"the traceback is in {folder.path / 'error.json'}")
         folder.write_status("interrupted" if code == 130 else "failed", error=str(error))
 
 

@@ -252,6 +252,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def finished(work: Path) -> tuple[Path, dict[str, Any]]:
     """Two runs that started at once in a folder without a store; the first of them and what its parent said."""
+    (work / ".mlflow.db.1.new").write_text("half a store, whose creation was killed")
     parents = [Parent(work, work / "runs" / name, {"name": "mlflow"}, records=400) for name in ("first", "second")]
     results = [parent.result() for parent in parents]
     return parents[0].run_dir, results[0] | {"second": results[1]}
@@ -307,6 +308,7 @@ def test_artifacts_lie_beside_the_store(work: Path, finished: tuple[Path, dict[s
 
 def test_two_first_runs_at_once(work: Path, finished: tuple[Path, dict[str, Any]]) -> None:
     assert finished[1]["second"]["warning"] is None
+    assert {path.name for path in work.iterdir()} == {".mlflow.db.lock", "mlflow.db", "mlruns", "runs"}
     client = client_of(f"sqlite:///{work}/mlflow.db")
     runs = [mlflow_run(client, work / "runs" / name) for name in ("first", "second")]
     assert runs[0].info.experiment_id == runs[1].info.experiment_id

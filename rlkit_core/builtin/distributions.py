@@ -66,7 +66,7 @@ def distribution_for(space: gymnasium.Space[Any], log_std_init: float = 0.0) -> 
         return MultiCategorical(space)
     if isinstance(space, spaces.MultiBinary):
         return Bernoulli(space)
-    if isinstance(space, spaces.Box) and np.dtype(space.dtype).kind == "f":
+    if isinstance(space, spaces.Box) and np.dtype(space.dtype) in (np.float16, np.float32, np.float64):
         return DiagonalGaussian(space, log_std_init)
     raise UsageError(
         f"actions of space {space} are not supported\nDiscrete, MultiDiscrete, MultiBinary and Box of floats are"
@@ -106,6 +106,8 @@ class Categorical(ActionDistribution):
 class MultiCategorical(ActionDistribution):
     """Several independent choices; `params` are their logits, one after the other."""
 
+    start: Tensor
+
     def __init__(self, space: spaces.MultiDiscrete) -> None:
         super().__init__()
         self._sizes = [int(n) for n in space.nvec.reshape(-1)]
@@ -115,7 +117,7 @@ class MultiCategorical(ActionDistribution):
         self._dtype = torch.from_numpy(np.empty(0, space.dtype)).dtype
 
     def _parts(self, params: Tensor) -> tuple[Tensor, ...]:
-        return params.split(self._sizes, dim=-1)
+        return torch.split_with_sizes(params, self._sizes, dim=-1)
 
     def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
         """`[B, number of choices]` int64."""
@@ -137,7 +139,7 @@ class MultiCategorical(ActionDistribution):
 
     def to_space(self, raw: Tensor) -> Tensor:
         """In the space's shape, counted from its start."""
-        return (raw.view(-1, *self._shape) + self.start).to(self._dtype)
+        return (raw.view(raw.shape[0], *self._shape) + self.start).to(self._dtype)
 
     def from_space(self, actions: Tensor) -> Tensor:
         """Counted from 0."""
@@ -168,7 +170,7 @@ class Bernoulli(ActionDistribution):
 
     def to_space(self, raw: Tensor) -> Tensor:
         """In the space's shape, int8."""
-        return raw.view(-1, *self._shape).to(torch.int8)
+        return raw.view(raw.shape[0], *self._shape).to(torch.int8)
 
     def from_space(self, actions: Tensor) -> Tensor:
         """Flat floats."""
@@ -183,17 +185,23 @@ class DiagonalGaussian(ActionDistribution):
 
     lossless = False
 
+    low: Tensor
+    high: Tensor
+    centre: Tensor
+    half_width: Tensor
+
     def __init__(self, space: spaces.Box, log_std_init: float) -> None:
         super().__init__()
         self._shape = space.shape
         self.num_params = int(np.prod(space.shape, dtype=np.int64))
         self.log_std = nn.Parameter(torch.full((self.num_params,), log_std_init))
-        bounded = np.isfinite(space.low) & np.isfinite(space.high)
+        low, high = np.asarray(space.low), np.asarray(space.high)
+        bounded = np.isfinite(low) & np.isfinite(high)
         # Halves first: the difference of a space's own bounds may overflow.
-        centre = np.where(bounded, space.low * 0.5 + space.high * 0.5, 0.0)
-        half_width = np.where(bounded, space.high * 0.5 - space.low * 0.5, 1.0)
-        for name, bound in (("low", space.low), ("high", space.high), ("centre", centre), ("half_width", half_width)):
-            self.register_buffer(name, torch.from_numpy(bound.astype(space.dtype)), persistent=False)
+        half_low, half_high = np.where(bounded, low, -1.0) * 0.5, np.where(bounded, high, 1.0) * 0.5
+        centre, half_width = half_high + half_low, half_high - half_low
+        for name, number in (("low", low), ("high", high), ("centre", centre), ("half_width", half_width)):
+            self.register_buffer(name, torch.from_numpy(np.array(number, space.dtype)), persistent=False)
 
     def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
         """`[B, num_params]`."""
@@ -213,6 +221,6 @@ class DiagonalGaussian(ActionDistribution):
 
     def to_space(self, raw: Tensor) -> Tensor:
         """Scaled to the bounds and clipped, in the space's shape and dtype."""
-        scaled = raw.view(-1, *self._shape).to(self.low.dtype) * self.half_width + self.centre
+        scaled = raw.view(raw.shape[0], *self._shape).to(self.low.dtype) * self.half_width + self.centre
         # In the space's own dtype, so that rounding cannot lead past a bound.
         return torch.minimum(torch.maximum(scaled, self.low), self.high)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium
@@ -44,11 +46,9 @@ def encode(obs: Tree, space: gymnasium.Space[Any]) -> Tensor:
     Dict and Tuple are joined in the space's own order.
     """
     if isinstance(space, spaces.Box):
-        flat = torch.as_tensor(obs).flatten(1) if len(space.shape) != 1 else torch.as_tensor(obs)
-        if flat.dim() == 1:
-            flat = flat.unsqueeze(1)  # a Box of shape () gives [B]
-        if flat.dtype is torch.float32:
-            return flat
+        flat = torch.as_tensor(obs)
+        if len(space.shape) != 1:
+            flat = flat.flatten(1) if space.shape else flat.unsqueeze(1)
         return flat.float() / 255.0 if flat.dtype is torch.uint8 else flat.float()
     if isinstance(space, spaces.Discrete):
         return one_hot(torch.as_tensor(obs).long() - int(space.start), int(space.n)).float()
@@ -65,7 +65,7 @@ def _device(obs: Any) -> torch.device:
     return obs.device if isinstance(obs, Tensor) else torch.device("cpu")
 
 
-def _parts(space: spaces.Dict | spaces.Tuple) -> list[tuple[Any, gymnasium.Space[Any]]]:
+def _parts(space: spaces.Dict | spaces.Tuple[Any]) -> list[tuple[Any, gymnasium.Space[Any]]]:
     return list(space.spaces.items()) if isinstance(space, spaces.Dict) else list(enumerate(space.spaces))
 
 
@@ -84,67 +84,64 @@ class ObservationNormalizer(nn.Module):
     def __init__(self, space: gymnasium.Space[Any]) -> None:
         super().__init__()
         self._space = space
+        self._boxes = [i for i, (_, part) in enumerate(_leaves(space, space)) if _is_float_box(part)]
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
-        self._names: list[str] = []
-        for name, part in _float_boxes(space, "obs"):
-            self._names.append(name)
-            for statistic, start in (("mean", 0.0), ("m2", 0.0)):
-                self.register_buffer(f"{name}_{statistic}", torch.full(part.shape, start, dtype=torch.float64))
-            # What `forward` uses, kept beside the exact statistics so that acting costs two operations.
-            self.register_buffer(f"{name}_shift", torch.zeros(part.shape))
-            self.register_buffer(f"{name}_scale", torch.ones(part.shape))
+        for i in self._boxes:  # number of the part in the space's own order
+            part = _leaves(space, space)[i][1]
+            assert isinstance(part, spaces.Box)
+            for statistic in ("mean", "m2"):
+                self.register_buffer(f"{statistic}_{i}", torch.zeros(part.shape, dtype=torch.float64))
+            # What `forward` uses, kept beside the exact statistics so that acting costs few operations. As precise as
+            # the observations: a float64 one may differ from its mean by less than float32 can tell.
+            precision = torch.float64 if np.dtype(part.dtype).itemsize > 4 else torch.float32
+            self.register_buffer(f"shift_{i}", torch.zeros(part.shape, dtype=precision))
+            self.register_buffer(f"scale_{i}", torch.ones(part.shape, dtype=precision))
 
     def forward(self, obs: Tree) -> Tree:
         """Normalised observations, the same tree; float32 where they were floats."""
-        return self._apply_to(obs, self._space, "obs")
+        return self._normalize(obs, self._space, itertools.count())
 
-    def _apply_to(self, obs: Tree, space: gymnasium.Space[Any], name: str) -> Tree:
+    def _normalize(self, obs: Tree, space: gymnasium.Space[Any], numbers: Iterator[int]) -> Tree:
         if isinstance(space, spaces.Dict):
-            return {key: self._apply_to(obs[key], part, f"{name}_{key}") for key, part in space.spaces.items()}
+            return {key: self._normalize(obs[key], part, numbers) for key, part in space.spaces.items()}
         if isinstance(space, spaces.Tuple):
-            return tuple(self._apply_to(obs[i], part, f"{name}_{i}") for i, part in enumerate(space.spaces))
-        if name not in self._names:
+            return tuple(self._normalize(obs[i], part, numbers) for i, part in enumerate(space.spaces))
+        i = next(numbers)
+        if i not in self._boxes:
             return obs
-        shift, scale = getattr(self, f"{name}_shift"), getattr(self, f"{name}_scale")
-        return ((torch.as_tensor(obs).float() - shift) * scale).clamp_(-10.0, 10.0)
+        shift, scale = getattr(self, f"shift_{i}"), getattr(self, f"scale_{i}")
+        return ((torch.as_tensor(obs) - shift) * scale).clamp_(-10.0, 10.0).float()
 
     @torch.no_grad()
     def update(self, obs: Tree) -> None:
         """Take newly collected observations `[B, ...]` into the statistics (parallel Welford, Chan et al. 1979)."""
-        leaves = {name: leaf for name, leaf in _select(obs, self._space, "obs") if name in self._names}
-        if not leaves:
-            return
-        added = next(iter(leaves.values())).shape[0]
+        leaves = _leaves(obs, self._space)
+        added = leaves[0][0].shape[0] if self._boxes else 0
         if added == 0:
             return
         total = self.count + added
-        for name, leaf in leaves.items():
-            batch = torch.as_tensor(leaf).to(self.count.device, torch.float64)
-            mean, m2 = getattr(self, f"{name}_mean"), getattr(self, f"{name}_m2")
+        for i in self._boxes:
+            batch = torch.as_tensor(leaves[i][0]).to(self.count.device, torch.float64)
+            mean, m2 = getattr(self, f"mean_{i}"), getattr(self, f"m2_{i}")
             batch_mean = batch.mean(0)
             delta = batch_mean - mean
             m2 += (batch - batch_mean).square().sum(0) + delta.square() * self.count * added / total
             mean += delta * added / total
             deviation = (m2 / total).sqrt()
-            # A constant part of the observation says nothing: it becomes 0, whatever its size.
-            constant = deviation <= 1e-6 * mean.abs() + 1e-12
-            getattr(self, f"{name}_shift").copy_(mean)
-            getattr(self, f"{name}_scale").copy_(torch.where(constant, 0.0, 1.0 / deviation.clamp_min(1e-30)))
+            shift, scale = getattr(self, f"shift_{i}"), getattr(self, f"scale_{i}")
+            shift.copy_(mean)
+            # A part of the observation that is constant but for rounding says nothing: it becomes 0, whatever its size.
+            constant = deviation <= 16 * torch.finfo(shift.dtype).eps * mean.abs()
+            scale.copy_(torch.where(constant, 0.0, 1.0 / deviation.clamp_min(1e-30)))
         self.count.copy_(total)
 
 
-def _float_boxes(space: gymnasium.Space[Any], name: str) -> list[tuple[str, spaces.Box]]:
-    return [(name, part) for name, part in _select(space, space, name) if _is_float_box(part)]
-
-
 def _is_float_box(space: Any) -> bool:
-    return isinstance(space, spaces.Box) and space.dtype is not None and np.dtype(space.dtype).kind == "f"
+    return isinstance(space, spaces.Box) and np.dtype(space.dtype).kind == "f"
 
 
-def _select(tree: Any, space: gymnasium.Space[Any], name: str) -> list[tuple[str, Any]]:
-    """Leaves of a tree that has a space's structure, named as this module's buffers are."""
-    if isinstance(space, spaces.Dict):
-        return [leaf for key, part in space.spaces.items() for leaf in _select(tree[key], part, f"{name}_{key}")]
-    if isinstance(space, spaces.Tuple):
-        return [leaf for i, part in enumerate(space.spaces) for leaf in _select(tree[i], part, f"{name}_{i}")]
-    return [(name, tree)]
+def _leaves(tree: Any, space: gymnasium.Space[Any]) -> list[tuple[Any, gymnasium.Space[Any]]]:
+    """Leaves of a tree that has a space's structure, in the space's own order, each with its space."""
+    if isinstance(space, (spaces.Dict, spaces.Tuple)):
+        return [leaf for key, part in _parts(space) for leaf in _leaves(tree[key], part)]
+    return [(tree, space)]

@@ -68,13 +68,18 @@ class GymnasiumConfig(EnvironmentConfig):
         description="Gymnasium's autoreset mode for sync and async; disabled: the collector resets, "
         "each episode from its own seed",
     )
+    timeout: float = Field(
+        120.0, gt=0, description="seconds after which an environment of async that does not answer is given up"
+    )
 
     @field_validator("id")
     @classmethod
     def _no_import(cls, value: str) -> str:
         if ":" in value:
             module, _, env_id = value.partition(":")
-            raise ValueError(f"should be a registered name: import its module first, with --import {module} --env {env_id}")
+            raise ValueError(
+                f"should be a registered name: import its module first, with --import {module} --env {env_id}"
+            )
         return value
 
     def resolve(self, num_envs: int) -> GymnasiumConfig:
@@ -90,23 +95,24 @@ class GymnasiumConfig(EnvironmentConfig):
 
     def make(self, num_envs: int, seeds: SeedStream, *, render_mode: str | None = None) -> Environments:
         """Make them."""
+        from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
         from rlkit_core.environment import Environments
 
         config = self.resolve(num_envs)
         spec = self._spec()
         with self._making():
             if config.vectorization == "native":
-                return Environments(config._native(spec, num_envs), seeds, shared_generator=True)
-            from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
-
-            vector_class: Any = SyncVectorEnv if config.vectorization == "sync" else AsyncVectorEnv
+                return Environments(config._native(spec, num_envs), seeds, native=True)
             makers = [partial(config._make_one, spec, index, render_mode) for index in range(num_envs)]
-            mode = {"disabled": "Disabled", "next_step": "NextStep", "same_step": "SameStep"}[config.autoreset]
-            return Environments(vector_class(makers, copy=False, autoreset_mode=mode), seeds)
+            mode = AutoresetMode[config.autoreset.upper()]
+            if config.vectorization == "async":
+                from rlkit_core.builtin.workers import Workers
 
-    def make_evaluation(
-        self, num_episodes: int, seeds: SeedStream, *, render_mode: str | None = None
-    ) -> Environments:
+                return Environments(Workers(makers, mode, config.timeout), seeds)
+            return Environments(SyncVectorEnv(makers, copy=False, autoreset_mode=mode), seeds)
+
+    def make_evaluation(self, num_episodes: int, seeds: SeedStream, *, render_mode: str | None = None) -> Environments:
         """Native: a lane per episode. Else sync: what is evaluated now and then is not worth a process each."""
         native = self.resolve(num_episodes).vectorization == "native" and render_mode is None
         config = self.model_copy(update={"vectorization": "native" if native else "sync", "autoreset": "disabled"})
@@ -122,11 +128,19 @@ class GymnasiumConfig(EnvironmentConfig):
             spec,
             max_episode_steps=self.max_episode_steps,
             disable_env_checker=True,  # CheckedEnv does more
-            render_mode=render_mode,
+            **({} if render_mode is None else {"render_mode": render_mode}),  # not every environment knows it
             **self.kwargs,
         )
         for wrapper in self.wrappers:
-            env = _wrapper_class(wrapper.name)(env, **wrapper.arguments())
+            try:
+                env = _wrapper_class(wrapper.name)(env, **wrapper.arguments())
+            except UsageError:
+                raise
+            except Exception as error:
+                text = " ".join(str(error).split())
+                raise UsageError(
+                    f"wrapper {wrapper.name} cannot be put around environment {self.id}: {type(error).__name__}: {text}"
+                ) from error
         return CheckedEnv(env, index)
 
     def _native(self, spec: EnvSpec, num_envs: int) -> Any:
@@ -134,7 +148,9 @@ class GymnasiumConfig(EnvironmentConfig):
 
         reason = self._against_native(spec)
         if reason:
-            raise UsageError(f"environment {self.id} cannot be vectorized natively: {reason}\ntake vectorization auto or sync")
+            raise UsageError(
+                f"environment {self.id} cannot be vectorized natively: {reason}\ntake vectorization auto or sync"
+            )
         arguments = dict(self.kwargs)
         if self.max_episode_steps is not None:
             arguments["max_episode_steps"] = self.max_episode_steps
@@ -143,21 +159,25 @@ class GymnasiumConfig(EnvironmentConfig):
     def _against_native(self, spec: EnvSpec) -> str | None:
         """Why the environment's own vector class cannot stand for it with these settings; None if it can."""
         from gymnasium.envs.registration import load_env_creator
+        from gymnasium.error import DependencyNotInstalled
 
         if spec.vector_entry_point is None:
             return "it has no vector class"
         if self.wrappers or spec.additional_wrappers:
             return "its vector class takes no wrappers"
+        creator: Any = spec.vector_entry_point
         try:
-            creator = spec.vector_entry_point
             creator = creator if callable(creator) else load_env_creator(creator)
-        except ImportError as error:
+        except (ImportError, DependencyNotInstalled) as error:
             return f"its vector class cannot be imported: {error}"
-        accepted = inspect.signature(creator).parameters
-        unknown = [name for name in {**spec.kwargs, **self.kwargs} if name not in accepted]
-        if self.max_episode_steps is not None and "max_episode_steps" not in accepted:
-            unknown.append("max_episode_steps")
-        return f"its vector class does not take {', '.join(unknown)}" if unknown else None
+        parameters = inspect.signature(creator).parameters.values()
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            return None
+        arguments = {**spec.kwargs, **self.kwargs}
+        if self.max_episode_steps is not None or spec.max_episode_steps is not None:
+            arguments["max_episode_steps"] = None
+        unknown = arguments.keys() - {parameter.name for parameter in parameters}
+        return f"its vector class does not take {', '.join(sorted(unknown))}" if unknown else None
 
     def _spec(self) -> EnvSpec:
         import gymnasium
@@ -180,16 +200,19 @@ class GymnasiumConfig(EnvironmentConfig):
         except (UsageError, EnvironmentFault):
             raise
         except gymnasium.error.DependencyNotInstalled as error:
-            raise UsageError(f"environment {self.id} needs more packages: {error}") from error
-        except (gymnasium.error.Error, TypeError, ValueError, ImportError) as error:
-            raise UsageError(f"environment {self.id} cannot be made: {' '.join(str(error).split())}") from error
+            raise UsageError(f"environment {self.id} needs more packages: {' '.join(str(error).split())}") from error
         except Exception as error:
-            raise EnvironmentFault(f"making environment {self.id} raised {type(error).__name__}: {error}") from error
+            what = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise UsageError(
+                f"environment {self.id} cannot be made: {what}\nits arguments: {self.kwargs or 'as registered'}"
+            ) from error
 
 
 def _wrapper_class(name: str) -> Callable[..., gymnasium.Env[Any, Any]]:
     from gymnasium import Wrapper, wrappers
 
+    if name == "Autoreset":
+        raise UsageError("wrapper Autoreset hides where episodes end\nenvironments are reset without it: leave it out")
     found = getattr(wrappers, name, None)
     if not (isinstance(found, type) and issubclass(found, Wrapper)):
         names = [n for n in dir(wrappers) if isinstance(getattr(wrappers, n, None), type)]

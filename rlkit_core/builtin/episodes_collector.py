@@ -147,7 +147,9 @@ def _join(tracks: list[_Track]) -> Rollout:
         finals=FinalObservations(
             time=torch.from_numpy(ends),
             lane=torch.zeros(len(tracks), dtype=torch.int64),
-            obs=tree_map(lambda *leaves: torch.from_numpy(np.concatenate(leaves)), *(track.obs[-1] for track in tracks)),
+            obs=tree_map(
+                lambda *leaves: torch.from_numpy(np.concatenate(leaves)), *(track.obs[-1] for track in tracks)
+            ),
         ),
         actions=tree_map(lambda *leaves: torch.from_numpy(np.stack(leaves)), *actions),
         rewards=torch.tensor([reward for track in tracks for reward in track.rewards], dtype=torch.float32)[:, None],

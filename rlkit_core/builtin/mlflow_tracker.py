@@ -251,7 +251,8 @@ def _holds_something(path: Path) -> bool:
 
 
 def _do_not_wait_for_disk(connection: Any, record: object) -> None:
-    connection.execute("PRAGMA synchronous=OFF")
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous=OFF")
 
 
 def _probe_sqlite(path: Path) -> None:

@@ -32,19 +32,20 @@ class MLP(Network):
         self._activation = torch.relu if activation == "relu" else torch.tanh
         widths = [encoded_size(observation_space), *hidden]
         self.num_features = widths[-1]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        layers = [nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)]
         if init == "orthogonal":
-            for layer in self.layers:
-                assert isinstance(layer, nn.Linear)
+            for layer in layers:
                 orthogonal(layer, 2**0.5)
-        # Calling a module costs several times a small layer's arithmetic, so `forward` goes through the functions.
-        self._weights = [(layer.weight, layer.bias) for layer in self.layers]  # type: ignore[union-attr]
+        self.layers = nn.ModuleList(layers)
+        # Walking a ModuleList and calling modules costs several times a small layer's arithmetic, so `forward` goes
+        # through a plain tuple and functions. Weights are read at each call: conversions may put new ones in place.
+        self._layers = tuple(layers)
 
     def forward(self, obs: Tree) -> Tensor:
         """Features `[B, num_features]`."""
         x = encode(obs, self._space)
-        for weight, bias in self._weights:
-            x = self._activation(linear(x, weight, bias))  # type: ignore[arg-type]
+        for layer in self._layers:
+            x = self._activation(linear(x, layer.weight, layer.bias))
         return x
 
 

@@ -31,6 +31,7 @@ class StepsCollector(Collector):
         self._starts = np.ones(environments.num_envs, dtype=np.bool_)  # [N] the next row is the first of an episode
         self._state: Tree = None
 
+    @torch.no_grad()
     def collect(self, policy: Policy) -> Rollout:
         """Run `policy` for `num_steps` steps of all environments."""
         environments, T, N = self.environments, self._num_steps, self.environments.num_envs
@@ -94,7 +95,6 @@ class StepsCollector(Collector):
         """Close the environments."""
         self.environments.close()
 
-    @torch.no_grad()
     def _act(self, policy: Policy, obs: Tree) -> Act:
         if not isinstance(policy, StatefulPolicy):
             return policy.act(obs, generator=self._generator)

@@ -7,7 +7,7 @@ are looked through for those first, a draft of the config is made, and every fie
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ OWN = ("config", "preset", "run-dir", "init-from", "print-config", "progress", "
 """Options of the command itself, which no setting can have."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Setting:
     """A setting as an option.
 
@@ -39,6 +39,7 @@ class Setting:
         form: what its text means.
         group: heading in the help.
         kind: of the parts it names, where it chooses what is in a slot.
+        metavar: what stands for the value in help, where the form does not say it well.
     """
 
     path: SettingPath
@@ -48,6 +49,7 @@ class Setting:
     form: Form
     group: str
     kind: str | None = None
+    metavar: str | None = None
 
     def read(self, texts: Sequence[str]) -> Any:
         """Plain data from the option's values.
@@ -69,6 +71,7 @@ class Plan:
         preset: name of the preset in use.
         preset_layer: its settings.
         settings: every setting with its option.
+        chosen: settings of slots that options give.
     """
 
     algorithm: str
@@ -79,6 +82,11 @@ class Plan:
     preset: str | None = None
     preset_layer: Data = field(default_factory=dict)
     settings: list[Setting] = field(default_factory=list)
+    chosen: set[SettingPath] = field(default_factory=set)
+
+    def default_word(self, path: SettingPath) -> str:
+        """What help calls the value of a slot's setting."""
+        return "here" if path in self.chosen else "default"
 
     @property
     def base(self) -> Data:
@@ -144,46 +152,45 @@ def _draft(plan: Plan, arguments: Sequence[str]) -> Draft:
     unheard: Problems = []
     for layer in (plan.base, plan.preset_layer, plan.file_layer):
         draft.apply(layer, (), unheard)
-    _apply_choices(draft, (), arguments, unheard)
+    _apply_choices(draft, (), arguments, plan)
     return draft
 
 
-def _apply_choices(draft: Draft, path: SettingPath, arguments: Sequence[str], unheard: Problems) -> None:
+def _apply_choices(draft: Draft, path: SettingPath, arguments: Sequence[str], plan: Plan) -> None:
     """Put into the slots what options name, from the outside in."""
     for slot, kind in slots_of(draft.cls).items():
-        for setting in _slot_settings(slot, kind, path, "", FieldInfo(), None):
+        for setting in _slot_settings(slot, kind, path, "", FieldInfo(), None, plan):
             text = last_value(arguments, setting.flag)
             if text is not None:
-                draft.apply(_nested((slot, setting.path[-1]), text), (), unheard)
+                draft.apply(_nested((slot, setting.path[-1]), text), (), [])
+                plan.chosen.add(setting.path)
         present = draft.slot(slot)
         if present is not None:
-            _apply_choices(present, (*path, slot), arguments, unheard)
+            _apply_choices(present, (*path, slot), arguments, plan)
 
 
 def _settings(draft: Draft, plan: Plan) -> Iterator[Setting]:
     """All settings in the order of the help: environment, run, algorithm and its slots, tracker."""
     taken = {f"--{name}" for name in OWN}
-    for setting in _in_order(draft):
+    for setting in _in_order(draft, plan):
         if setting.flag in taken:
             # An algorithm's setting that is called like an option of the command gets its full name.
             full = "--" + ".".join(map(option_name, setting.path))
-            setting = Setting(**{**setting.__dict__, "flag": full})
+            setting = replace(setting, flag=full)
         taken.add(setting.flag)
         yield setting
 
 
-def _in_order(draft: Draft) -> Iterator[Setting]:
+def _in_order(draft: Draft, plan: Plan) -> Iterator[Setting]:
     run: list[Setting] = []
     parts: dict[str, list[Setting]] = {}
     for slot in slots_of(RunConfig):
         part = draft.slot(slot)
         if part is not None:
-            parts[slot] = list(_part_settings(slot, part, draft.cls.model_fields[slot], ()))
+            parts[slot] = list(_part_settings(slot, part, draft.cls.model_fields[slot], (), plan))
     for name, info in RunConfig.model_fields.items():
         if name not in parts and name not in slots_of(RunConfig):
-            extra = info.json_schema_extra
-            flag = str(extra["flag"]) if isinstance(extra, dict) and "flag" in extra else f"--{option_name(name)}"
-            run.append(_field_setting((name,), flag, info, draft, "Run"))
+            run.append(_field_setting((name,), info, draft, "Run"))
     yield from parts.pop("env", [])
     yield from run
     yield from parts.pop("algorithm", [])
@@ -191,53 +198,61 @@ def _in_order(draft: Draft) -> Iterator[Setting]:
         yield from rest
 
 
-def _part_settings(slot: str, part: Draft, info: FieldInfo, outer: SettingPath) -> Iterator[Setting]:
+def _part_settings(slot: str, part: Draft, info: FieldInfo, outer: SettingPath, plan: Plan) -> Iterator[Setting]:
     """The settings of the part in a slot, below the option that chooses it."""
     assert issubclass(part.cls, Component)
     path = (*outer, slot)
     group = f"{part.cls.kind.capitalize()} {part.cls.name}"
     if path != ("algorithm",):
-        yield from _slot_settings(slot, part.cls, outer, group, info, part)
+        yield from _slot_settings(slot, part.cls, outer, group, info, part, plan)
     slots = slots_of(part.cls)
     # The shorthand is the slot's own option, and given already.
     shorthand = _kind(part.cls).shorthand
     for name, field_info in part.cls.model_fields.items():
         if name not in slots and name != shorthand:
-            yield _field_setting((*path, name), _flag((*path, name)), field_info, part, group)
+            yield _field_setting((*path, name), field_info, part, group)
     for inner in slots:
         inside = part.slot(inner)
         if inside is not None:
-            yield from _part_settings(inner, inside, part.cls.model_fields[inner], path)
+            yield from _part_settings(inner, inside, part.cls.model_fields[inner], path, plan)
         else:
-            yield from _slot_settings(inner, slots[inner], path, group, part.cls.model_fields[inner], None)
+            yield from _slot_settings(inner, slots[inner], path, group, part.cls.model_fields[inner], None, plan)
 
 
 def _slot_settings(
-    slot: str, cls: type[Component], outer: SettingPath, group: str, info: FieldInfo, part: Draft | None
+    slot: str, cls: type[Component], outer: SettingPath, group: str, info: FieldInfo, part: Draft | None, plan: Plan
 ) -> Iterator[Setting]:
-    """The option that chooses what is in a slot, or says what its shorthand stands for."""
+    """The option that chooses what is in a slot, and where its shorthand is a setting of the part, that one before."""
     kind = _kind(cls)
     path = (*outer, slot)
-    text = info.description or ""
     form = Form((), (str,), False)
-    if kind.shorthand == "name":
-        default = f"[default {part.cls.name}]" if part is not None and issubclass(part.cls, Component) else ""
-        yield Setting((*path, "name"), _flag(path), text, default, form, group, kind.kind)
-        return
-    shorthand = part.cls.model_fields.get(kind.shorthand) if part is not None else None
-    given = part.fields.get(kind.shorthand, PydanticUndefined) if part is not None else PydanticUndefined
-    if shorthand is not None:
-        text = shorthand.description or text
-    yield Setting(
-        (*path, kind.shorthand), _flag(path), text, facts(shorthand, given) if shorthand else "", form, group
-    )
-    family = f"[default {cls.name}]" if cls.name else ""
-    yield Setting((*path, "name"), _flag((*path, "name")), f"family of {kind.kind}s", family, form, group, kind.kind)
+    text, flag = info.description or "", _flag(path)
+    if kind.shorthand != "name":
+        said = ""
+        if part is not None and kind.shorthand in part.cls.model_fields:
+            shorthand = part.cls.model_fields[kind.shorthand]
+            given = part.fields.get(kind.shorthand, PydanticUndefined)
+            said = facts(shorthand, given, plan.default_word((*path, kind.shorthand)))
+            text = shorthand.description or text
+        yield Setting((*path, kind.shorthand), flag, text, said, form, group)
+        text, flag = f"family of {kind.kind}s", _flag((*path, "name"))
+    default = f"[{plan.default_word((*path, 'name'))} {cls.name}]" if part is not None else ""
+    yield Setting((*path, "name"), flag, text, default, form, group, kind.kind)
 
 
-def _field_setting(path: SettingPath, flag: str, info: FieldInfo, draft: Draft, group: str) -> Setting:
+def _field_setting(path: SettingPath, info: FieldInfo, draft: Draft, group: str) -> Setting:
     given = draft.fields.get(path[-1], PydanticUndefined)
-    return Setting(path, flag, info.description or "", facts(info, given), Form.of(info.annotation), group)
+    extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
+    flag, metavar = str(extra.get("flag") or _flag(path)), extra.get("metavar")
+    return Setting(
+        path,
+        flag,
+        info.description or "",
+        facts(info, given),
+        Form.of(info.annotation),
+        group,
+        metavar=None if metavar is None else str(metavar),
+    )
 
 
 def _kind(cls: type[Component]) -> type[Component]:
@@ -298,11 +313,19 @@ MOST = 8
 
 def explain(problems: Problems, plan: Plan, given: Mapping[Setting, Sequence[str]]) -> UsageError:
     """The problems of a config in the user's own words: each by its option, or its file and key, or its preset."""
-    lines = [f"{_where(path, message, plan, given)}: {message}" for path, message in problems]
+    lines = [_line(path, message, plan, given) for path, message in problems]
     lines = list(dict.fromkeys(lines))
     if len(lines) > MOST:
         lines[MOST - 1 :] = [f"and {len(lines) - MOST + 1} more"]
     return UsageError("\n".join(lines))
+
+
+def _line(path: SettingPath, message: str, plan: Plan, given: Mapping[Setting, Sequence[str]]) -> str:
+    where = _where(path, message, plan, given)
+    if message == "is missing":
+        text = next((setting.text for setting in plan.settings if setting.path == path), "")
+        return f"{where} is missing" + (f": {text}" if text else "")
+    return f"{where}: {message}"
 
 
 def _where(path: SettingPath, message: str, plan: Plan, given: Mapping[Setting, Sequence[str]]) -> str:
@@ -338,7 +361,7 @@ def _holds(layer: Any, path: SettingPath) -> bool:
 def no_such_option(flag: str, flags: Sequence[str], command: str) -> UsageError:
     """The error for an option that is not there, with the one that may be meant."""
     name = flag.removeprefix("--")
-    last = {}
+    last: dict[str, str] = {}
     for other in flags:
         last.setdefault(other.removeprefix("--").rpartition(".")[2], other)
     negated = f"--{name.removeprefix('no-')}"

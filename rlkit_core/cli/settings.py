@@ -6,6 +6,7 @@ Values stay text wherever pydantic can read text; here it is only taken apart wh
 from __future__ import annotations
 
 import json
+import re
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -97,9 +98,11 @@ class Form:
         """The type in words, as `rlkit show` has it."""
         if self.item is not None:
             return f"list of {Form.of(self.item).type_text()}"
-        names = {int: "int", float: "float", bool: "bool", str: "text"}
+        names = {int: "int", float: "float", bool: "bool", str: "text", dict: "table"}
         parts = [shown(word) for word in self.words]
-        parts += ["table" if self.is_table else names.get(part, getattr(part, "__name__", str(part))) for part in self.types]
+        for part in self.types:
+            plain = get_origin(part) or part
+            parts.append(str(names.get(plain) or getattr(plain, "__name__", plain)))
         return " | ".join([*parts, *(["none"] if self.optional else [])])
 
     def read(self, texts: Sequence[str]) -> Any:
@@ -116,7 +119,9 @@ class Form:
         if self.item is not None:
             return [value for text in texts for value in self._items(text)]
         text = texts[-1]
-        if self.optional and (text == "null" or (text == "none" and str not in self.types and "none" not in self.words)):
+        # `none` may be a word, or a text, of its own.
+        empty = ["null"] if str in self.types or "none" in self.words else ["null", "none"]
+        if self.optional and text in empty:
             return None
         for word in self.words:
             if not isinstance(word, str) and text == str(word):
@@ -181,23 +186,26 @@ def default_of(field: FieldInfo) -> Any:
     return field.get_default(call_default_factory=True, validated_data={})
 
 
-def facts(field: FieldInfo, value: Any = PydanticUndefined) -> str:
+def facts(field: FieldInfo, value: Any = PydanticUndefined, default_word: str = "default") -> str:
     """Words, bounds and default of a field, as help shows them behind its description.
 
     Args:
         field: the field.
         value: what stands instead of its default, from a preset or a file.
+        default_word: what the value is called.
     """
     form = Form.of(field.annotation)
     parts = []
-    if form.words:
-        also = ["a number"] if any(part in _NUMBERS for part in form.types) else []
-        parts.append(", ".join([*(shown(word) for word in form.words), *also]))
+    said = set(re.split(r"[^\w-]+", field.description or ""))
+    words = [shown(word) for word in form.words]
+    if not said.issuperset(words):  # else the description explains them all
+        parts.append(", ".join(words))
     if limits := bounds(field):
         parts.append(limits)
     default = default_of(field) if value is PydanticUndefined else value
     if default is PydanticUndefined:
         parts.append("required")
     elif default not in (None, "", (), [], {}):
-        parts.append(f"default {shown(default)}")
+        large = isinstance(default, int) and not isinstance(default, bool) and default >= 10_000
+        parts.append(f"{default_word} {f'{default:_}' if large else shown(default)}")
     return f"[{'; '.join(parts)}]" if parts else ""

@@ -30,7 +30,7 @@ def as_toml(config: RunConfig) -> str:
     Raises:
         UsageError: a value cannot be said in TOML.
     """
-    return "\n".join(_table(config, ())).strip() + "\n"
+    return "\n".join(_table(config, ())).strip()
 
 
 def _table(model: BaseModel, path: tuple[str, ...]) -> list[str]:

@@ -28,8 +28,7 @@ from numpy.typing import NDArray
 
 Obs = NDArray[np.float32]
 
-_ZERO = np.zeros(1, np.float32)
-_ONE = np.ones(1, np.float32)
+_ONE = np.ones(1, np.float32)  # never 0, from which a network without biases learns nothing
 
 
 class Probe(gymnasium.Env[Any, Any]):
@@ -43,7 +42,7 @@ class Probe(gymnasium.Env[Any, Any]):
 
     id: ClassVar[str]
     time_limit: ClassVar[int | None] = None
-    all_obs: ClassVar[tuple[Any, ...]] = (_ZERO,)
+    all_obs: ClassVar[tuple[Any, ...]] = (_ONE,)
     observation_space: gymnasium.Space[Any] = spaces.Box(-1.0, 1.0, (1,), np.float32)
     action_space: gymnasium.Space[Any] = spaces.Discrete(2)
 
@@ -112,10 +111,10 @@ class ObservationReward(Probe):
 
 
 class TwoSteps(Probe):
-    """Two steps, observation 0 then 1, with reward 0 then 1."""
+    """Two steps, observation -1 then 1, with reward 0 then 1."""
 
     id = "rlkit/TwoSteps-v0"
-    all_obs = (_ZERO, _ONE)
+    all_obs = (-_ONE, _ONE)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Answer an action."""
@@ -124,7 +123,7 @@ class TwoSteps(Probe):
         return self._obs, reward, over, False, {}
 
     def _reward(self, action: Any) -> float:
-        return float(self._obs[0])
+        return float(self._obs[0] == 1.0)
 
     @classmethod
     def value(cls, obs: Any, gamma: float) -> float:

@@ -1,0 +1,125 @@
+"""Writes docs/components.md: every part that rlkit brings along, with its settings. Run it after changing a setting.
+
+    python docs/generate_components.py
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import types
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from rlkit_core.component import KINDS, Component, slots_of
+from rlkit_core.config import RunConfig
+from rlkit_core.registry import Registry
+
+DISTRIBUTION = "rlkit-core"
+PAGE = Path(__file__).with_name("components.md")
+HEAD = """# Components
+
+<!-- Written by docs/generate_components.py from the config classes; do not edit. -->
+
+Everything replaceable is a component: a class with settings, found by its kind and its name. These are the ones that
+rlkit brings along; `rlkit list` shows what is installed, `rlkit show NAME` the settings of one of them. A component of
+your own, made as in [Write a plugin](write-a-plugin.md), stands beside these and is used in the same way.
+
+On the command line a setting is an option with dashes for underscores. Settings of the run and of the algorithm stand
+at the top (`--total-steps`, `--learning-rate`), those of other parts behind the name of the slot the part is in
+(`--collector.num-envs`, `--estimator.gamma`, `--env.max-episode-steps`). In a file they are keys of tables with the
+same names.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    registry = Registry()
+    parts = [HEAD, "## The run\n", _description(RunConfig), _table(RunConfig)]
+    for kind in KINDS:
+        parts.append(f"## Kind {kind}\n\n{inspect.cleandoc(KINDS[kind].__doc__ or '')}\n")
+        for entry in registry.entries(kind):
+            if entry.distribution == DISTRIBUTION:
+                component = registry.get(kind, f"{entry.distribution}:{entry.name}")
+                parts += [f"### {entry.name} {{#{kind}-{entry.name}}}\n", _description(component), _table(component)]
+    return "\n".join(part.rstrip() + "\n" for part in parts)
+
+
+def _description(cls: type[BaseModel]) -> str:
+    return inspect.cleandoc(cls.__doc__ or "") + "\n"
+
+
+def _table(cls: type[BaseModel]) -> str:
+    if not cls.model_fields:
+        return "No settings.\n"
+    rows = ["| setting | type | default | meaning |", "| --- | --- | --- | --- |"]
+    slots = slots_of(cls)
+    for name, field in cls.model_fields.items():
+        kind = slots.get(name)
+        what = f"[{kind.kind}](#kind-{kind.kind})" if kind else _cell(_type(field.annotation, field.metadata))
+        rows.append(f"| `{name}` | {what} | {_default(field)} | {_cell(field.description or '')} |")
+    return "\n".join(rows) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+def _type(annotation: Any, metadata: Iterable[Any] = ()) -> str:
+    """The type as users think of it, with its bounds."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type(arguments[0], [*arguments[1:], *metadata])
+    if origin is Literal:
+        return " or ".join(f"`{value}`" for value in arguments)
+    if origin in (Union, types.UnionType):
+        alternatives = [_type(part, metadata) for part in arguments if part is not type(None)]
+        return " or ".join([*alternatives, *(["`none`"] if type(None) in arguments else [])])
+    if origin is tuple:
+        return f"list of {_type(arguments[0])}"
+    if origin is dict or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        return "table"
+    bounds = _bounds(metadata)
+    plain = {int: "whole number", float: "number", bool: "`true` or `false`", str: "text"}.get(annotation, str(annotation))
+    return f"{plain} {bounds}".strip()
+
+
+def _bounds(metadata: Iterable[Any]) -> str:
+    words = {Ge: "≥", Gt: ">", Le: "≤", Lt: "<"}
+    found: list[str] = []
+    for item in metadata:
+        found += _bounds_of_field(item) if isinstance(item, FieldInfo) else []
+        for bound, sign in words.items():
+            if isinstance(item, bound):
+                limit = getattr(item, bound.__name__.lower())
+                found.append(f"{sign} {'2^63' if limit == 2**63 else limit}")
+    return ", ".join(found)
+
+
+def _bounds_of_field(field: FieldInfo) -> list[str]:
+    text = _bounds(field.metadata)
+    return [text] if text else []
+
+
+def _default(field: FieldInfo) -> str:
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, Component):
+        return f"[`{value.name}`](#{value.kind}-{value.name})"
+    if value is PydanticUndefined:
+        return "must be given" if field.annotation is str else "see `rlkit run --help`"
+    if value is None:
+        return "`none`"
+    if value in ((), {}):
+        return "empty"
+    return f"`{value if isinstance(value, str) else json.dumps(value)}`"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"wrote {PAGE}")

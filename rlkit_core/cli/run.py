@@ -1,0 +1,290 @@
+"""`rlkit run ALGO`: train."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from rlkit_core.cli.options import (
+    Plan,
+    Setting,
+    explain,
+    file_algorithm,
+    flags_layer,
+    last_value,
+    make_plan,
+    parse_error,
+)
+from rlkit_core.cli.root import CONTEXT, Names, common_options
+from rlkit_core.config import Problems, RunConfig, read_config_file
+from rlkit_core.errors import ConfigError, UsageError
+from rlkit_core.presets import configure, presets
+from rlkit_core.registry import Registry, import_modules
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+    from rlkit_core.training import Result
+
+WIDE, NARROW = 36, 30
+"""Width of the help's first column, in wide terminals and in others; a longer option has a line of its own."""
+
+
+class Algorithms(Names):
+    """`rlkit run`: the algorithms are its sub-commands."""
+
+    def named(self) -> dict[str, str]:
+        """The registered algorithms, each with the distribution that offers it; no plugin is imported."""
+        entries = Registry().entries("algorithm")
+        names = [entry.name for entry in entries]
+        return {
+            entry.name if names.count(entry.name) == 1 else f"{entry.distribution}:{entry.name}": (
+                f"from {entry.distribution} {entry.version}"
+            )
+            for entry in entries
+        }
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Take the algorithm from the config file where none is named."""
+        if not ctx.resilient_parsing and not {"--help", "-h"} & {*args[:1]} and (not args or args[0].startswith("-")):
+            file = last_value(args, "--config")
+            name = file_algorithm(read_config_file(Path(file))) if file is not None else None
+            if name is None:
+                registered = ", ".join(Registry().names("algorithm"))
+                raise UsageError(
+                    f"which algorithm? registered: {registered or 'none'}\nfor example: rlkit run a2c --env CartPole-v1"
+                )
+            args = [name, *args]
+        return super().parse_args(ctx, args)
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """`Usage: rlkit run ALGO --env ID [OPTIONS]`."""
+        formatter.write_usage(ctx.command_path, "ALGO --env ID [OPTIONS]")
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+        """The command of an algorithm.
+
+        Raises:
+            UsageError: there is none of that name.
+        """
+        return AlgorithmCommand(cmd_name)
+
+
+class AlgorithmCommand(click.Command):
+    """`rlkit run ALGO`, with the options that its arguments call for."""
+
+    def __init__(self, algorithm: str) -> None:
+        super().__init__(algorithm, context_settings=CONTEXT)
+        self.registry = Registry()
+        self.plan: Plan | None = None
+        self.settings: dict[str, Setting] = {}
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Make the options for these arguments, then read them."""
+        assert self.name is not None
+        try:
+            self.plan = make_plan(self.name, self.registry, args)
+        except Exception:
+            # While a shell completes a line, half of it may be wrong.
+            if not ctx.resilient_parsing:
+                raise
+            return []
+        self.settings = {f"setting_{i}": setting for i, setting in enumerate(self.plan.settings)}
+        own = _own_options(self.plan)
+        self.params = [*(self._option(name, setting) for name, setting in self.settings.items()), *own]
+        return super().parse_args(ctx, args)
+
+    def _option(self, name: str, setting: Setting) -> click.Option:
+        def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+            from click.shell_completion import CompletionItem
+
+            words = self.registry.names(setting.kind) if setting.kind else [str(word) for word in setting.form.words]
+            return [CompletionItem(word) for word in words if word.startswith(incomplete)]
+
+        # A switch alone turns on; `--switch false` turns off.
+        switch: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if setting.form.is_switch else {}
+        repeatable = setting.form.repeatable
+        return click.Option([name, setting.flag], type=str, multiple=repeatable, shell_complete=complete, **switch)
+
+    def given(self, ctx: click.Context) -> dict[Setting, Sequence[str]]:
+        """The settings that options give, with their texts."""
+        return {
+            setting: texts if isinstance(texts := ctx.params[name], tuple) else (texts,)
+            for name, setting in self.settings.items()
+            if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        }
+
+    def invoke(self, ctx: click.Context) -> int:
+        """Train."""
+        assert self.plan is not None
+        own = ctx.params
+        given = self.given(ctx)
+        config, preset = _configure(self.plan, given, own["preset"])
+        if own["print_config"] is not None:
+            from rlkit_core.cli.toml import as_json, as_toml
+
+            click.echo(as_json(config) if own["print_config"] == "json" else as_toml(config))
+            return 0
+        # Modules in the working folder count only where they are named here: a file must not make code run.
+        named_here = any(setting.path == ("imports",) for setting in given)
+        import_modules(config.imports, from_here=named_here)
+
+        from rlkit_core.training import run
+
+        result = run(
+            config,
+            self.registry,
+            preset=preset,
+            run_dir=own["run_dir"],
+            init_from=own["init_from"],
+            progress_mode=own["progress"],
+        )
+        _report(config, result)
+        return 0 if result.signal is None else 128 + result.signal
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """`Usage: rlkit run a2c --env ID [OPTIONS]`."""
+        formatter.write_usage(ctx.command_path, "--env ID [OPTIONS]")
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The algorithm's own words."""
+        if self.plan is None:
+            return
+        paragraph = (self.plan.algorithm_class.__doc__ or "").strip().split("\n\n")[0]
+        notes = [" ".join(paragraph.split())]
+        if self.plan.preset is not None:
+            notes.append(f"Defaults are those with the preset {self.plan.preset}; --preset none is without it.")
+        if self.plan.file is not None:
+            notes.append(f"Defaults are those with {self.plan.file}.")
+        for note in notes:
+            formatter.write_paragraph()
+            with formatter.indentation():
+                formatter.write_text(note)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The options in their groups."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for setting in self.settings.values():
+            if setting.kind is not None and setting.path[-2] == "env" and len(self.registry.names(setting.kind)) < 2:
+                continue  # there is nothing to choose
+            groups.setdefault(setting.group, []).append((_term(setting), self._explanation(setting)))
+        records = [param.get_help_record(ctx) for param in self.params if param.name not in self.settings]
+        own = [record for record in records if record is not None]
+        for group, rows in [*groups.items(), ("This command", own)]:
+            column = WIDE if formatter.width >= 100 else NARROW
+            with formatter.section(group):  # all groups with one column width
+                formatter.write_dl([(term.ljust(column), text) for term, text in rows], col_max=column)
+
+    def _explanation(self, setting: Setting) -> str:
+        facts = setting.facts
+        if setting.kind is not None:
+            names = ", ".join(self.registry.names(setting.kind))
+            facts = f"[{names}; {facts.strip('[]')}]" if facts else f"[{names}]"
+        return f"{setting.text} {facts}".strip()
+
+
+def _term(setting: Setting) -> str:
+    if setting.kind is not None:
+        return f"{setting.flag} NAME"
+    if setting.path == ("env", "id"):
+        return f"{setting.flag} ID"
+    metavar = setting.metavar or setting.form.metavar()
+    return f"{setting.flag} [{metavar}]" if setting.form.is_switch else f"{setting.flag} {metavar}"
+
+
+def _own_options(plan: Plan) -> list[click.Parameter]:
+    """The options of the command itself."""
+    named = presets(plan.algorithm_class)
+    choice = f"[{', '.join(named)}, none]" if named else "[none]"
+    return [
+        click.Option(["--config"], metavar="FILE", help="settings from a TOML, YAML or JSON file; options win"),
+        click.Option(
+            ["--preset"],
+            metavar="NAME",
+            help=f"named settings below those of the file; default: the one made for the environment, if any {choice}",
+        ),
+        click.Option(["--run-dir"], metavar="DIR", help="where the run goes; default: a new folder in runs/"),
+        click.Option(["--init-from"], metavar="RUN", help="run whose last policy this one starts from"),
+        click.Option(
+            ["--print-config"],
+            is_flag=False,
+            flag_value="toml",
+            default=None,
+            type=click.Choice(["toml", "json"]),
+            metavar="[FORMAT]",
+            help="print all settings, as --config reads them, and do nothing [toml, json; default toml]",
+        ),
+        click.Option(
+            ["--progress"],
+            type=click.Choice(["auto", "rich", "plain", "none"]),
+            default="auto",
+            metavar="MODE",
+            help="what is shown meanwhile: rich: a live display; plain: a line every few seconds; "
+            "auto: rich on a terminal, else plain [auto, rich, plain, none; default auto]",
+        ),
+        *common_options(),
+    ]
+
+
+def _configure(plan: Plan, given: Mapping[Setting, Sequence[str]], preset: str | None) -> tuple[RunConfig, str | None]:
+    """The config, or all its problems in the words of the command line."""
+    problems: Problems = []
+    flags = flags_layer(given, problems)
+    try:
+        config, name = configure([plan.base, plan.file_layer, flags], plan.registry, preset)
+    except ConfigError as error:
+        raise explain(parse_error(problems, error), plan, given) from error
+    if problems:
+        raise explain(problems, plan, given)
+    return config, name
+
+
+def _report(config: RunConfig, result: Result) -> None:
+    """What was reached, where it lies, and what to do with it."""
+    run_dir = shlex.quote(str(result.run_dir))
+    rows = [("run folder", run_dir)]
+    where = config.tracker.where(result.run_dir, os.environ)
+    if where is not None:
+        then = "    then open http://127.0.0.1:5000" if where.startswith("mlflow ui") else ""
+        rows.append(("look at it", where + then))
+    rows.append(("evaluate", f"rlkit eval {run_dir}"))
+    click.echo(_outcome(config, result))
+    for label, text in rows:
+        click.echo(f"{label:<11} {text}")
+    if result.warning is not None:
+        click.echo("warning: " + result.warning.replace("\n", "\n         "), err=True)
+
+
+def _outcome(config: RunConfig, result: Result) -> str:
+    effort = f"after {result.steps:,} steps in {result.seconds:.1f} s"
+    reached = result.reached
+    if result.signal is not None:
+        reached, label = None, "interrupted"
+    elif reached is None:
+        label = "budget used up"
+    else:
+        label = "solved" if reached.startswith("greedy return") and config.stop_at == "threshold" else "done"
+    if reached is None and result.evaluation_return is not None:
+        reached = f"greedy return {result.evaluation_return:.1f} over {result.evaluation_episodes} episodes"
+        if result.signal is not None:
+            reached = f"last {reached}"
+        else:
+            goal = config.stop_at if isinstance(config.stop_at, float) else config.env.reward_threshold()
+            if goal is not None and config.stop_at != "never":
+                reached += f" ({goal:g} was the aim)"
+    return f"{label}: {reached} {effort}" if reached else f"{label} {effort}"
+
+
+command = Algorithms(
+    "run",
+    context_settings=CONTEXT,
+    help="Train an algorithm in an environment, and leave a run folder.",
+    epilog="Each algorithm has options of its own: rlkit run a2c --help. What it is: rlkit show a2c.",
+    params=common_options(),
+)

@@ -1,0 +1,258 @@
+"""The docs are part of the product: what they show is run, and what there is to know is on them.
+
+On a page, in order and in one folder: a block with a title is written to that file, a `python` block without one is
+executed, and of a `console` block the lines `$ rlkit …` are run and their output compared, numbers aside; a line `...`
+stands for any lines. A page's `pyproject.toml` makes its package count as installed. Blocks of other languages are not run.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import rlkit_core
+from rlkit_core import errors, hookspecs
+from rlkit_core.component import KINDS
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+RLKIT = Path(sys.executable).with_name("rlkit")
+NOT_RUN = ("rlkit run a2c --env CartPole-v1", "rlkit watch")
+"""Beginnings of `rlkit` lines that may stand in blocks that are not run: the set-up itself, and what needs a screen."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, title and text, and the line it begins at."""
+
+    language: str
+    title: str | None
+    text: str
+    line: int
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    found = re.finditer(r'^( *)```(\w+)(?: title="([^"]+)")?\n(.*?)^\1```$', text, re.MULTILINE | re.DOTALL)
+    return [Block(m[2], m[3], inspect.cleandoc(m[4]) + "\n", text[: m.start()].count("\n") + 1) for m in found]
+
+
+def shown(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def runs(block: Block) -> bool:
+    return block.language in ("python", "console") or block.title is not None
+
+
+@pytest.fixture(autouse=True)
+def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in (("COLUMNS", "80"), ("SDL_VIDEODRIVER", "dummy"), ("MLFLOW_DISABLE_TELEMETRY", "true")):
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(map(runs, blocks(page)))], ids=shown)
+def test_what_a_page_shows_works(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    modules = set(sys.modules)
+    namespace: dict[str, Any] = {"__name__": "docs"}
+    try:
+        for block in filter(runs, blocks(page)):
+            where = f"{shown(page)}, line {block.line}"
+            if block.title is not None:
+                _write(tmp_path, block)
+            elif block.language == "python":
+                code = compile("\n" * block.line + block.text, str(page), "exec", dont_inherit=True)
+                exec(code, namespace)
+            else:
+                _run_console(block.text, where)
+    finally:
+        for name in set(sys.modules) - modules:
+            if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
+                del sys.modules[name]
+
+
+def _write(folder: Path, block: Block) -> None:
+    assert block.title is not None
+    path = folder / block.title
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(block.text, encoding="utf-8")
+    if path.name == "pyproject.toml":
+        # What an installation leaves for `importlib.metadata` to find.
+        project = tomllib.loads(block.text)["project"]
+        info = folder / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+        info.mkdir()
+        about = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+        (info / "METADATA").write_text(about, encoding="utf-8")
+        lines = [
+            line
+            for group, points in project["entry-points"].items()
+            for line in (f"[{group}]", *(f"{name} = {value}" for name, value in points.items()))
+        ]
+        (info / "entry_points.txt").write_text("\n".join(lines), encoding="utf-8")
+
+
+def _run_console(text: str, where: str) -> None:
+    for part in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
+        command, _, expected = part.partition("\n")
+        while command.endswith("\\"):
+            more, _, expected = expected.partition("\n")
+            command = command[:-1] + more.strip()
+        if not command.startswith("rlkit "):
+            continue
+        done = subprocess.run(
+            command.replace("rlkit", str(RLKIT), 1),
+            shell=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        said = done.stdout.rstrip() + "\n"
+        assert re.fullmatch(pattern(expected), said), f"{where}: {command}\nsays\n{said}\nand not\n{expected}"
+        assert (done.returncode != 0) == bool(re.search("^error:", said, re.MULTILINE)), f"{where}: {command}"
+
+
+def pattern(expected: str) -> str:
+    """A regular expression for output like the expected one: numbers may differ, `...` and `…` stand for anything."""
+    lines = []
+    for line in expected.rstrip().splitlines():
+        if line.strip() == "...":
+            lines.append(r"(?:.*\n)*?")
+            continue
+        pieces = [re.escape(piece).replace(r"\ ", " ") for piece in re.split(r"-?\d[\d.,:e+-]*|\.\.\.|…", line)]
+        marks = re.findall(r"-?\d[\d.,:e+-]*|\.\.\.|…", line)
+        regex = pieces[0]
+        for mark, piece in zip(marks, pieces[1:], strict=True):
+            regex += (".*" if mark in ("...", "…") else r"-?\d[\d.,:e+-]*") + piece
+        # Columns are as wide as their numbers.
+        lines.append(re.sub(" {2,}", " +", regex).rstrip() + " *\n")
+    return "".join(lines) or r"(?:.*\n)*"
+
+
+def test_the_pattern_of_outputs() -> None:
+    assert re.fullmatch(pattern("a 1,000 b\n...\nend -0.5 …\n"), "a 2.5 b\nx\ny\nend 1e-5 whatever\n")
+    assert not re.fullmatch(pattern("a 1\nend\n"), "a 1\nx\nend\n")
+
+
+def test_no_command_hides_in_a_block_that_is_not_run() -> None:
+    hidden = [
+        f"{shown(page)}:{block.line}: {line}"
+        for page in PAGES
+        for block in blocks(page)
+        if not runs(block)
+        for line in block.text.splitlines()
+        if line.startswith("rlkit ") and not line.startswith(NOT_RUN)
+    ]
+    assert not hidden
+
+
+def test_the_readme_has_the_two_commands_each_alone_in_a_block() -> None:
+    commands = [block.text.strip() for block in blocks(ROOT / "README.md") if block.language == "bash"]
+    assert "pip install -c constraints.txt . && rlkit run a2c --env CartPole-v1" in commands
+    assert "pip install -c constraints.txt -e '.[test]' && pytest" in commands
+
+
+@pytest.mark.parametrize("page", PAGES, ids=shown)
+def test_links_to_files_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+        if not re.match(r"https?://|mailto:", target):
+            assert (page.parent / target).exists(), target
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("nav:")[2]
+    missing = [page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")]
+    assert not [page for page in missing if page not in navigation]
+
+
+def test_no_page_names_a_place_on_one_machine() -> None:
+    for page in [*PAGES, DOCS / "example.ipynb"]:
+        assert not re.search(r"/(work|tmp|root|home)/", page.read_text(encoding="utf-8")), page
+
+
+def _generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("generate_components", DOCS / "generate_components.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_tables_of_components_are_up_to_date() -> None:
+    written = (DOCS / "components.md").read_text(encoding="utf-8")
+    assert written == _generator().page(), "run: python docs/generate_components.py"
+
+
+def test_every_hook_has_its_place() -> None:
+    text = (DOCS / "write-a-plugin.md").read_text(encoding="utf-8")
+    hooks = [name for name in vars(hookspecs) if name.startswith("rlkit_")]
+    assert len(hooks) == 4
+    assert [name for name in hooks if f"| `{name}` |" not in text] == []
+
+
+def test_every_kind_has_its_entry_point_group() -> None:
+    text = (DOCS / "concepts.md").read_text(encoding="utf-8")
+    assert [kind for kind in KINDS if f"`rlkit.{kind}`" not in text] == []
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    text = (DOCS / "api.md").read_text(encoding="utf-8")
+    homes = rlkit_core._MODULE_OF
+    missing = [name for name in rlkit_core.__all__ if f"::: rlkit_core.{homes[name]}.{name}\n" not in text]
+    missing = [name for name in missing if f"`{name}`" not in text]
+    assert missing == []
+
+
+def test_every_command_is_on_its_page() -> None:
+    from rlkit_core.cli.root import COMMANDS
+
+    text = (DOCS / "cli.md").read_text(encoding="utf-8")
+    assert [name for name in COMMANDS if f"## rlkit {name}" not in text] == []
+
+
+def test_every_error_is_on_its_page_with_its_exit_code() -> None:
+    text = (DOCS / "errors.md").read_text(encoding="utf-8")
+    classes = [cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubclass(cls, errors.RlkitError)]
+    assert len(classes) > 5
+    assert [c.__name__ for c in classes if not re.search(rf"\| {c.exit_code} \|.*`{c.__name__}`", text)] == []
+
+
+def test_every_journal_key_is_explained(tmp_path: Path) -> None:
+    text = "".join((DOCS / page).read_text(encoding="utf-8") for page in ("metrics.md", "algorithms/a2c.md"))
+    result = rlkit_core.train(
+        "a2c", env="CartPole-v1", total_steps=600, log_every=256, tracker="none", progress="none", run_dir=tmp_path / "run"
+    )
+    lines = (result.run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    keys = {key for line in lines for key in json.loads(line)["metrics"]}
+    assert {"rollout/return", "evaluation/return", "learner/loss"} <= keys
+    assert sorted(key for key in keys if f"`{key}`" not in text) == []
+
+
+def test_every_file_of_a_run_folder_is_explained(tmp_path: Path) -> None:
+    text = (DOCS / "run-folder.md").read_text(encoding="utf-8")
+    code = "from rlkit_core import train; train('a2c', env='CartPole-v1', total_steps=300, run_dir='run', eval_episodes=1)"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, timeout=120, env=os.environ)
+    files = {path.name for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert {"metrics.jsonl", "config.json", "policy.safetensors"} <= files
+    assert sorted(name for name in files if f"`{name}`" not in text) == []
