@@ -1,6 +1,6 @@
 """Writes docs/components.md: every part that rlkit brings along, with its settings. Run it after changing a setting.
 
-    python docs/generate_components.py
+python docs/generate_components.py
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ def _type(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     if origin is dict or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
         return "table"
     bounds = _bounds(metadata)
-    plain = {int: "whole number", float: "number", bool: "`true` or `false`", str: "text"}.get(annotation, str(annotation))
-    return f"{plain} {bounds}".strip()
+    plain = {int: "whole number", float: "number", bool: "`true` or `false`", str: "text"}
+    return f"{plain.get(annotation, annotation)} {bounds}".strip()
 
 
 def _bounds(metadata: Iterable[Any]) -> str:

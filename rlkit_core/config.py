@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+import reprlib
 import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -82,7 +84,9 @@ class RunConfig(BaseModel):
         json_schema_extra={"metavar": "MODULE"},
     )
     tracker: TrackerConfig = Field(description="where the run's record is sent")
-    group: str | None = Field(None, description="name under which runs are compared; default: algorithm and environment")
+    group: str | None = Field(
+        None, description="name under which runs are compared; default: algorithm and environment"
+    )
 
     @classmethod
     def parse(cls, *layers: Mapping[str, Any], registry: Registry) -> RunConfig:
@@ -176,7 +180,7 @@ class Draft:
     def apply(self, layer: Any, path: tuple[str, ...], problems: Problems) -> None:
         """Lay plain data over what is there; what cannot be understood is added to the problems."""
         if not isinstance(layer, Mapping):
-            problems.append((path, f"should be a table of settings, not {layer!r}"))
+            problems.append((path, f"should be a table of settings, not {_brief(layer)}"))
             return
         kinds = slots_of(self.cls)
         for key, value in layer.items():
@@ -200,7 +204,7 @@ class Draft:
         if isinstance(value, str):
             value = {kind.shorthand: value}
         if not isinstance(value, Mapping):
-            problems.append((path, f"should be a {kind.kind}'s name or a table of its settings, not {value!r}"))
+            problems.append((path, f"should be a {kind.kind}'s name or a table of its settings, not {_brief(value)}"))
             return
         settings = dict(value)
         name = settings.pop("name", None)
@@ -241,6 +245,9 @@ class Draft:
                 if not (where and where[0] in self._broken):
                     problems.append(((*path, *_field_path(where)), _explain(item)))
             return None
+        for name in self.fields:
+            if not _finite(getattr(config, name)):
+                problems.append(((*path, name), "should be a finite number"))
         return None if self._broken else config
 
 
@@ -248,6 +255,24 @@ def _may_be_none(cls: type[BaseModel], field: str) -> bool:
     """Whether `none` means no value: TOML has no null. A setting that takes any text has no such word."""
     alternatives = get_args(cls.model_fields[field].annotation)
     return type(None) in alternatives and str not in alternatives
+
+
+def _finite(value: Any) -> bool:
+    """Whether no number in a setting is infinite or NaN: JSON, the record's language, knows neither."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return all(map(_finite, value)) if isinstance(value, (list, tuple)) else True
+
+
+def _brief(value: Any) -> str:
+    """A value as in Python, cut where it is long: what a file holds may be endless."""
+    return _BRIEF.repr(value)
+
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxother = 100
 
 
 def _field_path(where: tuple[str, ...]) -> tuple[str, ...]:
@@ -263,7 +288,7 @@ def _explain(item: Any) -> str:
     message = re.sub(r", (unable to (parse|interpret)|got a number with).*", "", message)
     given = item["input"]
     complete = isinstance(given, (Mapping, BaseModel)) or not item["loc"] or ", not " in message
-    shown = "" if complete else f", not {given!r}"
+    shown = "" if complete else f", not {_brief(given)}"
     return f"{message}{shown}"
 
 
@@ -292,6 +317,34 @@ def parse_arguments(text: str) -> Data:
     return arguments
 
 
+def _without_repeats(pairs: list[tuple[Any, Any]]) -> Data:
+    """Pairs as a dict; a key that is there twice is a mistake, whichever of the two was meant."""
+    table: Data = {}
+    for key, value in pairs:
+        if key in table:
+            raise ValueError(f"{key} is given twice")
+        table[key] = value
+    return table
+
+
+def _read_yaml(text: str) -> Any:
+    """Plain data from YAML: no tags that make objects, no aliases (a few lines of them can stand for gigabytes)."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            return _without_repeats(
+                [tuple(self.construct_object(part, deep=True) for part in pair) for pair in node.value]
+            )
+
+        def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+            if self.check_event(yaml.AliasEvent):
+                raise ValueError("it has aliases (*name); write the values out")
+            return super().compose_node(parent, index)
+
+    return yaml.load(text, Loader)
+
+
 def read_config_file(path: Path) -> Data:
     """Settings from a TOML, YAML or JSON file, as plain data: nothing in it can run code.
 
@@ -303,11 +356,9 @@ def read_config_file(path: Path) -> Data:
         if path.suffix == ".toml":
             data: Any = tomllib.loads(text)
         elif path.suffix == ".json":
-            data = json.loads(text)
+            data = json.loads(text, object_pairs_hook=_without_repeats)
         elif path.suffix in (".yaml", ".yml"):
-            import yaml
-
-            data = yaml.safe_load(text)
+            data = _read_yaml(text)
         else:
             raise UsageError(f"{path}: the name should end in .toml, .yaml, .yml or .json")
     except OSError as error:

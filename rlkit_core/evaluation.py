@@ -43,17 +43,17 @@ class Evaluation:
         """Quantile of the returns, `q` from 0 to 1."""
         return float(np.quantile(self.returns, q))
 
-    def metrics(self) -> dict[str, float]:
-        """What the journal keeps."""
+    def metrics(self, prefix: str) -> dict[str, float]:
+        """What the journal keeps, each name after `prefix/`."""
         return {
-            "evaluation/return": self.mean,
-            "evaluation/return_std": float(np.std(self.returns)),
-            "evaluation/return_min": min(self.returns),
-            "evaluation/return_median": self.quantile(0.5),
-            "evaluation/return_max": max(self.returns),
-            "evaluation/episode_length": float(np.mean(self.lengths)),
-            "evaluation/episodes": float(len(self.returns)),
-            "evaluation/episodes_cut": float(self.num_cut),
+            f"{prefix}/return": self.mean,
+            f"{prefix}/return_std": float(np.std(self.returns)),
+            f"{prefix}/return_min": min(self.returns),
+            f"{prefix}/return_median": self.quantile(0.5),
+            f"{prefix}/return_max": max(self.returns),
+            f"{prefix}/episode_length": float(np.mean(self.lengths)),
+            f"{prefix}/episodes": float(len(self.returns)),
+            f"{prefix}/episodes_cut": float(self.num_cut),
         }
 
 

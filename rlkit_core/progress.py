@@ -31,6 +31,10 @@ class Progress:
         self._shown_step = 0
         self._speed = 0.0
 
+    def start(self) -> None:
+        """Begin to measure time: training begins now."""
+        self._started = self._shown = time.perf_counter()
+
     def due(self) -> bool:
         """Whether it is time for `show`."""
         return time.perf_counter() - self._shown >= self.every
@@ -41,6 +45,9 @@ class Progress:
         self._speed = (step - self._shown_step) / max(now - self._shown, 1e-9)
         self._shown, self._shown_step = now, step
         self._display(step, metrics)
+
+    def finish(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Show the last state, with the speed of the whole run."""
 
     def line(self, text: str) -> None:
         """Print a line of the run's own."""
@@ -88,6 +95,11 @@ class RichProgress(Progress):
         else:
             print(text, file=self._out, flush=True)
 
+    def finish(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Show it, with the speed of the whole run."""
+        self._speed = step / max(time.perf_counter() - self._started, 1e-9)
+        self._display(step, metrics)
+
     def close(self) -> None:
         """Leave the last state on the screen."""
         if self._live is not None:
@@ -107,7 +119,8 @@ class RichProgress(Progress):
         table.add_row(ProgressBar(self._total, min(step, self._total), width=30), steps, f"{self._speed:,.0f} steps/s")
         table.add_row(*(f"{label} {metrics[name]:.4g}" for name, label in SHOWN.items() if name in metrics))
         elapsed = time.perf_counter() - self._started
-        table.add_row(f"{int(elapsed) // 60}:{int(elapsed) % 60:02d} elapsed, at most {self._left(step)} left")
+        left = f", at most {self._left(step)} left" if step < self._total else ""
+        table.add_row(f"{int(elapsed) // 60}:{int(elapsed) % 60:02d} elapsed{left}")
         self._live.update(table, refresh=True)
 
 

@@ -14,6 +14,8 @@ from torch import Tensor
 Tree = Any
 """An observation or action batch as its space has it: a tensor, a dict of trees (Dict) or a tuple of trees (Tuple)."""
 
+_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
+
 
 def tree_map(f: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
     """Apply `f` to each leaf of a tree (and to the leaves at the same place of others), keeping the structure."""
@@ -159,7 +161,13 @@ class Rollout:
         if self._all_valid:
             return tuple(tree_map(lambda leaf: leaf.flatten(0, 1), tree) for tree in trees)
         index = self.valid.flatten().nonzero().squeeze(1)
-        return tuple(tree_map(lambda leaf: leaf.flatten(0, 1)[index], tree) for tree in trees)
+
+        def select(leaf: Tensor) -> Tensor:
+            rows = leaf.flatten(0, 1)
+            # The same, two times as fast, but not there for these types.
+            return rows[index] if rows.dtype in _UNSIGNED else rows.index_select(0, index)
+
+        return tuple(tree_map(select, tree) for tree in trees)
 
     def steps(self) -> Rollout:
         """The same transitions as single steps, `[1, B]`, valid rows only: for learners that ignore their order.

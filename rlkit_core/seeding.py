@@ -55,7 +55,7 @@ def global_generators(seeds: SeedStream) -> Iterator[None]:
     np.random.seed(seeds.integer("numpy"))
     # torch.manual_seed would also touch every CUDA device, which a run on the CPU must not initialise.
     torch.default_generator.manual_seed(seeds.integer("torch"))
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed_all(seeds.integer("cuda"))
     try:
         yield

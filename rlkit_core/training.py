@@ -252,12 +252,14 @@ class _Training:
         self.num_evaluations = 0
         self.confirmed = False
         self.best = -math.inf
+        self.final: Evaluation | None = None
 
     def run(self) -> None:
         """The loop."""
         config, result, collector, learner = self.config, self.result, self.collector, self.learner
         next_log, next_evaluation = config.resolved_log_every, config.resolved_eval_every
         started = time.perf_counter()
+        self.display.start()
         with _Signals() as signals, contextlib.closing(collector), contextlib.closing(self.journal):
             if self.hooks is not None:
                 self.hooks.rlkit_run_started(config=config.dump(), run_dir=self.folder.path)
@@ -307,31 +309,28 @@ class _Training:
     def _evaluate(self, nominal: int) -> None:
         """A regular evaluation; where it reaches the threshold, the two longer ones that decide about stopping."""
         goal = None if self.config.stop_at == "running-return" else self.threshold
-        evaluation = self._greedy(self.config.eval_episodes, nominal)
-        self._keep_best(evaluation)
-        if goal is None or evaluation.mean < goal:
-            return
-        for episodes in CONFIRMATIONS:
-            evaluation = self._greedy(episodes, nominal)
-            if evaluation.mean < goal:
-                return
-        self.confirmed = True
-        self.result.reached = f"greedy return {evaluation.mean:.1f} over {episodes} episodes"
-
-    def _keep_best(self, evaluation: Evaluation) -> None:
+        evaluation = self._greedy("evaluation", self.config.eval_episodes, nominal)
         if evaluation.mean > self.best:
             self.best = evaluation.mean
             self._save_policy("best")
+        if goal is None or evaluation.mean < goal:
+            return
+        for episodes in CONFIRMATIONS:
+            evaluation = self._greedy("confirmation", episodes, nominal)
+            if evaluation.mean < goal:
+                return
+        self.result.reached = f"greedy return {evaluation.mean:.1f} over {episodes} episodes"
+        self.final = evaluation
 
-    def _greedy(self, episodes: int, nominal: int) -> Evaluation:
+    def _greedy(self, prefix: str, episodes: int, nominal: int) -> Evaluation:
         from rlkit_core.evaluation import evaluate_policy
 
         seeds = self.seeds.stream("evaluation", self.num_evaluations)
         self.num_evaluations += 1
         evaluation = evaluate_policy(self.learner.policy, self.config.env, seeds, episodes, self.config.eval_max_steps)
-        metrics = evaluation.metrics()
+        metrics = evaluation.metrics(prefix)
         self.recorder.latest.update(metrics)
-        self.journal.append(self.result.steps, {**metrics, "evaluation/nominal_step": float(nominal)})
+        self.journal.append(self.result.steps, {**metrics, f"{prefix}/nominal_step": float(nominal)})
         self.result.evaluation_return, self.result.evaluation_episodes = evaluation.mean, episodes
         return evaluation
 
@@ -339,12 +338,13 @@ class _Training:
         result = self.result
         if self.recorder.updates:
             self.journal.append(result.steps, self.recorder.take(result.steps))
-        # Where confirmation stopped the run, the policy has just been evaluated; a signal's sender waits for nothing.
-        if not self.confirmed and result.signal is None:
-            self._keep_best(self._greedy(CONFIRMATIONS[0], result.steps))
+        if self.final is not None:  # confirmation stopped the run: the policy has just been evaluated
+            self.journal.append(result.steps, self.final.metrics("final"))
+        elif result.signal is None:  # a signal's sender waits for nothing
+            self._greedy("final", CONFIRMATIONS[0], result.steps)
         self._save_policy("last")
         result.seconds = seconds
-        self.display.show(result.steps, self.recorder.latest)
+        self.display.finish(result.steps, self.recorder.latest)
         if self.hooks is not None:
             self.hooks.rlkit_run_finished(step=result.steps, result=_plain(result))
 

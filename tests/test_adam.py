@@ -107,7 +107,9 @@ def test_state_goes_on_in_another_one() -> None:
         give_gradients(step, ours, [])
         one.step()
     # A state dict holds the tensors themselves, as torch's do: what is to be kept is copied.
-    state = {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in one.state_dict().items()}
+    state = {
+        name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in one.state_dict().items()
+    }
     with torch.no_grad():
         for a, b in zip(ours, theirs, strict=True):
             b.copy_(a)

@@ -110,7 +110,9 @@ def test_statistics_are_those_of_all_rows_pooled(sizes: list[int], scale: float,
         return
     assert torch.allclose(normalizer.mean_0, torch.from_numpy(rows.mean(0)), rtol=1e-9, atol=1e-12 * scale)
     variance = normalizer.m2_0 / normalizer.count
-    assert torch.allclose(variance, torch.from_numpy(rows.var(0)), rtol=1e-9, atol=1e-12 * scale**2 + 1e-15 * abs(shift) * scale)
+    assert torch.allclose(
+        variance, torch.from_numpy(rows.var(0)), rtol=1e-9, atol=1e-12 * scale**2 + 1e-15 * abs(shift) * scale
+    )
     if len(rows) > 1:
         expected = ((rows - rows.mean(0)) / rows.std(0)).clip(-10, 10)
         assert np.allclose(normalizer(torch.from_numpy(rows)).numpy(), expected, atol=1e-5)

@@ -80,7 +80,7 @@ def register(name: str, entry: Any = TwoArmed, **settings: Any) -> str:
         ({"id": register("Anything", vector_entry_point=TwoArmedVector, max_episode_steps=9)}, "native"),
         ({"id": register("NoLimit", vector_entry_point=NoLimitVector, max_episode_steps=9)}, "sync"),
         ({"id": register("Limitless", vector_entry_point=NoLimitVector), "kwargs": {"odds": 1.0}}, "native"),
-        ({"id": register("Limitless", vector_entry_point=NoLimitVector), "max_episode_steps": 3}, "sync"),
+        ({"id": "Limitless-v0", "max_episode_steps": 3}, "sync"),
         ({"id": register("Missing", vector_entry_point="no_such_module:Vector")}, "sync"),
     ],
 )

@@ -87,7 +87,7 @@ def test_never_ending_episodes() -> None:
     assert evaluation.lengths == (3,) * 20
     assert evaluation.num_cut == 20
     assert len(set(evaluation.returns)) == 20
-    assert evaluation.metrics()["evaluation/episodes_cut"] == 20
+    assert evaluation.metrics("evaluation")["evaluation/episodes_cut"] == 20
 
 
 @pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
@@ -175,7 +175,7 @@ def test_numbers() -> None:
     evaluation = Evaluation((1.0, 2.0, 6.0), (1, 2, 3), 1)
     assert evaluation.mean == 3.0
     assert evaluation.quantile(0.5) == 2.0
-    metrics = evaluation.metrics()
+    metrics = evaluation.metrics("evaluation")
     assert metrics["evaluation/return_min"] == 1.0
     assert metrics["evaluation/return_max"] == 6.0
     assert metrics["evaluation/episode_length"] == 2.0

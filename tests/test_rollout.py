@@ -65,7 +65,7 @@ def test_views(arrays: RolloutArrays, within: bool, dtype: torch.dtype) -> None:
     ended = rollout.terminated | rollout.truncated
     inside = ~ended[:-1]
     assert torch.equal(next_values[:-1][inside], values[1:][inside])
-    assert torch.allclose(next_values, (truth * 0.37).double().sin())
+    assert torch.allclose(next_values, (truth.double() * 0.37).sin())
 
     rows = [(t, n) for t in range(T) for n in range(N) if arrays.valid[t, n]]
     steps = rollout.steps()

@@ -18,9 +18,9 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+
 from rlkit_a2c.a2c import A2C
 from rlkit_a2c.config import A2CConfig
-
 from rlkit_core.builtin.collectors import EpisodesConfig, StepsConfig
 from rlkit_core.builtin.environments import GymnasiumConfig
 from rlkit_core.builtin.networks import MLPConfig
@@ -67,14 +67,20 @@ def learning(result: Result) -> list[tuple[int, dict[str, float]]]:
     """The journal without evaluations and without times."""
     kept = []
     for record in journal(result):
-        metrics = {k: v for k, v in record["metrics"].items() if not k.startswith(("time/", "evaluation/"))}
+        metrics = {k: v for k, v in record["metrics"].items() if k.startswith(("learner/", "rollout/"))}
         if metrics:
             kept.append((record["step"], metrics))
     return kept
 
 
-def evaluations(result: Result) -> list[dict[str, Any]]:
-    return [record for record in journal(result) if "evaluation/return" in record["metrics"]]
+def evaluations(result: Result, prefix: str = "evaluation") -> list[tuple[int, dict[str, float]]]:
+    """Step and metrics of the evaluations, `confirmation`s or the `final` one."""
+    found = []
+    for record in journal(result):
+        metrics = {k.removeprefix(f"{prefix}/"): v for k, v in record["metrics"].items() if k.startswith(f"{prefix}/")}
+        if metrics:
+            found.append((record["step"], metrics))
+    return found
 
 
 def assert_same_bits(a: Result, b: Result) -> None:
@@ -93,7 +99,7 @@ def test_twice_in_a_row(go: Go, collector: Any, vectorization: str) -> None:
     env = GymnasiumConfig(id="CartPole-v1", vectorization=vectorization)
     first, again, other = go(algorithm, env=env), go(algorithm, env=env), go(algorithm, env=env, seed=1)
     assert_same_bits(first, again)
-    assert evaluations(first)[-1]["metrics"] == evaluations(again)[-1]["metrics"]
+    assert evaluations(first, "final") == evaluations(again, "final")
     assert weights(first) != weights(other)
 
 
@@ -373,7 +379,7 @@ def test_a_signal_ends_the_run_in_order(go: Go) -> None:
     result = go(plugins=[as_module("interrupt", Interrupt())], hooks=("interrupt",))
     assert (result.state, result.signal, result.steps) == ("interrupted", signal.SIGINT, 128)
     assert read_json(result.run_dir / "status.json")["state"] == "interrupted"
-    assert evaluations(result) == []
+    assert evaluations(result) == evaluations(result, "final") == []
     load_policy(result.run_dir)
 
 
@@ -400,13 +406,19 @@ def register(name: str, probe: type[probes.Probe], threshold: float | None) -> s
     return env_id
 
 
+def episodes_of(result: Result) -> dict[str, list[float]]:
+    return {
+        prefix: [metrics["episodes"] for _, metrics in evaluations(result, prefix)]
+        for prefix in ("evaluation", "confirmation", "final")
+    }
+
+
 def test_stops_at_a_number(go: Go) -> None:
     env = probes.ConstantReward.id  # each return is 1
     result = go(env=env, stop_at=1.0, eval_every=128, eval_episodes=20)
     assert (result.steps, result.evaluation_return, result.evaluation_episodes) == (128, 1.0, 200)
     assert result.reached == "greedy return 1.0 over 200 episodes"
-    episodes = [record["metrics"]["evaluation/episodes"] for record in evaluations(result)]
-    assert episodes == [20, 100, 200]
+    assert episodes_of(result) == {"evaluation": [20], "confirmation": [100, 200], "final": [200]}
     unreached = go(env=env, stop_at=1.5, eval_every=128)
     assert (unreached.steps, unreached.reached, unreached.evaluation_episodes) == (640, None, 100)
 
@@ -451,7 +463,7 @@ def test_a_failed_confirmation_is_not_the_last_evaluation(go: Go, monkeypatch: p
     plugins = [as_module("diary3", diary)]
     result = go(env=env, stop_at=1.0, eval_every=128, eval_episodes=20, plugins=plugins, hooks=("diary3",))
     assert (result.steps, result.reached) == (192, "a hook stopped the run")
-    assert [r["metrics"]["evaluation/episodes"] for r in evaluations(result)] == [20, 100, 200, 100]
+    assert episodes_of(result) == {"evaluation": [20], "confirmation": [100, 200], "final": [100]}
 
 
 # What a run leaves.
@@ -480,9 +492,9 @@ def test_the_journal_averages_between_its_records(go: Go) -> None:
 
 def test_an_evaluation_carries_its_nominal_step(go: Go) -> None:
     result = go(eval_every=100, eval_episodes=2)
-    found = [(r["metrics"]["evaluation/nominal_step"], r["step"]) for r in evaluations(result)]
+    found = [(metrics["nominal_step"], step) for step, metrics in evaluations(result)]
     # Updates end at multiples of 64; an evaluation comes after the first one that has reached its step.
-    assert found == [(100, 128), (200, 256), (300, 320), (400, 448), (500, 512), (600, 640), (640, 640)]
+    assert found == [(100, 128), (200, 256), (300, 320), (400, 448), (500, 512), (600, 640)]
 
 
 def test_the_result_and_the_folder_agree(go: Go) -> None:
@@ -495,28 +507,31 @@ def test_the_result_and_the_folder_agree(go: Go) -> None:
     assert status["state"] == "finished"
     assert status["result"]["steps"] == 640
     assert status["result"]["evaluation_return"] == result.evaluation_return
-    assert evaluations(result)[-1]["metrics"]["evaluation/return"] == result.evaluation_return
+    [(step, final)] = evaluations(result, "final")
+    assert (step, final["return"], final["episodes"]) == (640, result.evaluation_return, 100)
     config = read_json(result.run_dir / "config.json")
     assert config["algorithm"]["collector"] == {"name": "steps", "num_envs": 4, "num_steps": 16}
     assert not (result.run_dir / "error.json").exists()
-    again = go(config, run_dir=result.run_dir.with_name("again"), **{k: config[k] for k in ("total_steps", "eval_every")})
+    again = go(
+        config, run_dir=result.run_dir.with_name("again"), **{k: config[k] for k in ("total_steps", "eval_every")}
+    )
     assert_same_bits(result, again)
 
 
 def test_best_and_last_policy(go: Go) -> None:
     result = go(eval_every=64, eval_episodes=3)
-    scores = {r["step"]: r["metrics"]["evaluation/return"] for r in evaluations(result)[:-1]}
-    final = evaluations(result)[-1]["metrics"]["evaluation/return"]
+    scores = {step: metrics["return"] for step, metrics in evaluations(result)}
+    [(_, final)] = evaluations(result, "final")
     best, last = (read_json(result.run_dir / "policy" / which / "policy.json") for which in ("best", "last"))
-    assert best["evaluation_return"] == max([*scores.values(), final])
-    assert last["step"] == 640
-    assert last["evaluation_return"] == final
+    assert best["evaluation_return"] == max(scores.values())
+    assert best["step"] == next(step for step, score in scores.items() if score == max(scores.values()))
+    assert (last["step"], last["evaluation_return"]) == (640, final["return"])
     obs = torch.zeros(3, 4)
     for which in ("best", "last"):
         assert load_policy(result.run_dir, which=which).act(obs).action.shape == (3,)
-    # A run too short for a regular evaluation has both as well.
-    short = go()
-    assert weights(short, "best") == weights(short, "last")
+    # A run too short for a regular evaluation has no best policy, and says so.
+    with pytest.raises(UsageError, match="no best policy"):
+        load_policy(go().run_dir, which="best")
 
 
 def test_starts_from_another_run(go: Go) -> None:

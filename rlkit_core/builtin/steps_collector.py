@@ -41,7 +41,6 @@ class StepsCollector(Collector):
 
         # New arrays each time: a learner may keep the last ones.
         obs_rows = tree_map(lambda leaf: np.empty((T + 1, *leaf.shape), leaf.dtype), self._obs)  # [T+1, N, ...]
-        all_obs = tree_map(torch.from_numpy, obs_rows)
         action_rows: Tree = None  # [T, N, ...], made when the first action shows their type
         rewards = np.empty((T, N), np.float32)
         terminated, truncated, valid = (np.empty((T, N), np.bool_) for _ in range(3))
@@ -53,8 +52,8 @@ class StepsCollector(Collector):
         _write(obs_rows, 0, self._obs)
         try:
             for t in range(T):
-                act = self._act(policy, tree_map(lambda leaf: leaf[t], all_obs))  # noqa: B023 (used at once)
-                action = tree_map(lambda leaf: leaf.cpu().numpy(), act.action)
+                act = self._act(policy, tree_map(lambda leaf: torch.from_numpy(leaf[t]), obs_rows))  # noqa: B023
+                action = tree_map(_numpy, act.action)
                 if action_rows is None:
                     action_rows = tree_map(lambda leaf: np.empty((T, *leaf.shape), leaf.dtype), action)
                 # Copied before the step: an environment may write into its action.
@@ -80,7 +79,7 @@ class StepsCollector(Collector):
         self._refuse_non_finite(obs_rows, rewards, valid, finals, first_episode, first_step, T)
 
         return Rollout(
-            all_obs=all_obs,
+            all_obs=tree_map(torch.from_numpy, obs_rows),
             actions=tree_map(torch.from_numpy, action_rows),
             rewards=torch.from_numpy(rewards),
             terminated=torch.from_numpy(terminated),
@@ -150,6 +149,10 @@ class StepsCollector(Collector):
             if not valid[t, lane] or (t in resets and (t < row or after_reset)):
                 number, count = number + 1, 0
         raise self.environments.fault(lane, what, episode=number, step=count)
+
+
+def _numpy(tensor: torch.Tensor) -> Array:
+    return tensor.numpy() if tensor.is_cpu else tensor.cpu().numpy()
 
 
 def _write(rows: Tree, t: int, values: Tree) -> None:

@@ -209,6 +209,4 @@ PROBES: tuple[type[Probe], ...] = (
 
 for _probe in PROBES:
     if _probe.id not in gymnasium.registry:
-        gymnasium.register(
-            _probe.id, entry_point=f"{__name__}:{_probe.__name__}", max_episode_steps=_probe.time_limit
-        )
+        gymnasium.register(_probe.id, entry_point=f"{__name__}:{_probe.__name__}", max_episode_steps=_probe.time_limit)

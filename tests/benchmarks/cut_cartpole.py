@@ -17,8 +17,8 @@ from pathlib import Path
 
 import gymnasium
 import torch
-from rlkit_a2c.config import A2CConfig
 
+from rlkit_a2c.config import A2CConfig
 from rlkit_core.builtin.environments import GymnasiumConfig
 from rlkit_core.builtin.estimators import DiscountedConfig
 from rlkit_core.checkpoint import load_policy

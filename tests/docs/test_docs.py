@@ -2,17 +2,19 @@
 
 On a page, in order and in one folder: a block with a title is written to that file, a `python` block without one is
 executed, and of a `console` block the lines `$ rlkit …` are run and their output compared, numbers aside; a line `...`
-stands for any lines. A page's `pyproject.toml` makes its package count as installed. Blocks of other languages are not run.
+stands for any lines. A page's `pyproject.toml` makes its package count as installed. Blocks of other languages are not
+run. The command is called in this process, which saves the import of torch each time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import inspect
+import io
 import json
-import os
 import re
-import subprocess
+import shlex
 import sys
 import tomllib
 from dataclasses import dataclass
@@ -24,12 +26,12 @@ import pytest
 
 import rlkit_core
 from rlkit_core import errors, hookspecs
+from rlkit_core.cli.root import COMMANDS, execute
 from rlkit_core.component import KINDS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
-RLKIT = Path(sys.executable).with_name("rlkit")
 NOT_RUN = ("rlkit run a2c --env CartPole-v1", "rlkit watch")
 """Beginnings of `rlkit` lines that may stand in blocks that are not run: the set-up itself, and what needs a screen."""
 
@@ -117,18 +119,12 @@ def _run_console(text: str, where: str) -> None:
             command = command[:-1] + more.strip()
         if not command.startswith("rlkit "):
             continue
-        done = subprocess.run(
-            command.replace("rlkit", str(RLKIT), 1),
-            shell=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        said = done.stdout.rstrip() + "\n"
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            code = execute(shlex.split(command)[1:])
+        said = output.getvalue().rstrip() + "\n"
         assert re.fullmatch(pattern(expected), said), f"{where}: {command}\nsays\n{said}\nand not\n{expected}"
-        assert (done.returncode != 0) == bool(re.search("^error:", said, re.MULTILINE)), f"{where}: {command}"
+        assert (code != 0) == bool(re.search("^error:", said, re.MULTILINE)), f"{where}: {command}"
 
 
 def pattern(expected: str) -> str:
@@ -225,8 +221,6 @@ def test_every_public_name_is_in_the_reference() -> None:
 
 
 def test_every_command_is_on_its_page() -> None:
-    from rlkit_core.cli.root import COMMANDS
-
     text = (DOCS / "cli.md").read_text(encoding="utf-8")
     assert [name for name in COMMANDS if f"## rlkit {name}" not in text] == []
 
@@ -240,10 +234,9 @@ def test_every_error_is_on_its_page_with_its_exit_code() -> None:
 
 def test_every_journal_key_is_explained(tmp_path: Path) -> None:
     text = "".join((DOCS / page).read_text(encoding="utf-8") for page in ("metrics.md", "algorithms/a2c.md"))
-    result = rlkit_core.train(
-        "a2c", env="CartPole-v1", total_steps=600, log_every=256, tracker="none", progress="none", run_dir=tmp_path / "run"
-    )
-    lines = (result.run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    settings = {"total_steps": 600, "log_every": 256, "tracker": "none"}
+    rlkit_core.train("a2c", env="CartPole-v1", **settings, progress="none", run_dir=tmp_path / "run")
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     keys = {key for line in lines for key in json.loads(line)["metrics"]}
     assert {"rollout/return", "evaluation/return", "learner/loss"} <= keys
     assert sorted(key for key in keys if f"`{key}`" not in text) == []
@@ -251,8 +244,12 @@ def test_every_journal_key_is_explained(tmp_path: Path) -> None:
 
 def test_every_file_of_a_run_folder_is_explained(tmp_path: Path) -> None:
     text = (DOCS / "run-folder.md").read_text(encoding="utf-8")
-    code = "from rlkit_core import train; train('a2c', env='CartPole-v1', total_steps=300, run_dir='run', eval_episodes=1)"
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True, timeout=120, env=os.environ)
-    files = {path.name for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    run_dir = tmp_path / "run"
+    train = rlkit_core.train
+    train("a2c", env="CartPole-v1", total_steps=300, tracker="tensorboard", progress="none", run_dir=run_dir)
+    with pytest.raises(errors.PluginError):
+        train("a2c", env="CartPole-v1", hooks=("no_such_module",), tracker="none", run_dir=tmp_path / "failed")
+    files = {path.name for path in [*run_dir.rglob("*"), *(tmp_path / "failed").rglob("*")] if path.is_file()}
+    files = {name for name in files if not name.startswith("events.out.tfevents")}
     assert {"metrics.jsonl", "config.json", "policy.safetensors"} <= files
     assert sorted(name for name in files if f"`{name}`" not in text) == []

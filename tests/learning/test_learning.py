@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from rlkit_a2c.a2c import A2C
 from rlkit_a2c.config import A2CConfig
-
 from rlkit_core.builtin.collectors import StepsConfig
 from rlkit_core.builtin.environments import GymnasiumConfig
 from rlkit_core.builtin.estimators import DiscountedConfig, LambdaConfig

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+
 from rlkit_a2c.a2c import A2C, explained_variance
 from rlkit_a2c.config import A2CConfig
-
 from rlkit_core.builtin.collectors import EpisodesConfig, StepsConfig
 from rlkit_core.builtin.estimators import DiscountedConfig, LambdaConfig
 from rlkit_core.component import Setup

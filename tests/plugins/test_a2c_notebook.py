@@ -113,7 +113,9 @@ def first_step_of(rollout: Rollout) -> Rollout:
         terminated=torch.ones(1, 1, dtype=torch.bool),
         truncated=torch.zeros(1, 1, dtype=torch.bool),
         valid=torch.ones(1, 1, dtype=torch.bool),
-        finals=FinalObservations(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64), rollout.all_obs[1]),
+        finals=FinalObservations(
+            torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64), rollout.all_obs[1]
+        ),
     )
 
 

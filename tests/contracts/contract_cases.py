@@ -86,7 +86,9 @@ def build_from(config: AlgorithmConfig, observation_space: Any, action_space: An
     """A learner as the run would build it: global generators seeded first."""
     seeds = SeedStream(seed)
     with global_generators(seeds.stream("global")):
-        setup = Setup(observation_space, action_space, config.collector.num_envs, 10_000, "cpu", seeds.stream("learner"))
+        setup = Setup(
+            observation_space, action_space, config.collector.num_envs, 10_000, "cpu", seeds.stream("learner")
+        )
         return config.build(setup)
 
 

@@ -1,0 +1,98 @@
+"""Learning figures of the docs, through the real command: train on several seeds, evaluate on episodes no run has seen.
+
+    python tests/benchmarks/acceptance.py              all rows (about an hour on 2 cores)
+    python tests/benchmarks/acceptance.py cartpole     one row
+
+A row says how many seeds reached the goal, in how many steps, and what it ran on. Exit status 1 if a row misses it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import rlkit_core
+
+RLKIT = str(Path(sys.executable).with_name("rlkit"))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure: `needed` of `seeds` runs reach `goal` in a greedy evaluation over 100 fresh episodes."""
+
+    env: str
+    goal: float
+    seeds: int
+    needed: int
+    arguments: list[str] = field(default_factory=list)
+    median_steps: int | None = None
+
+
+ROWS = {
+    "cartpole": Row("CartPole-v1", 475, 50, 49, median_steps=30_000),
+    "cartpole-held": Row("CartPole-v1", 450, 10, 9, ["--stop-at", "never", "--total-steps", "200000"]),
+    "acrobot": Row("Acrobot-v1", -100, 10, 9, ["--stop-at", "never", "--total-steps", "500000"]),
+    "pendulum": Row("Pendulum-v1", -250, 10, 9, ["--stop-at", "never", "--total-steps", "1000000"]),
+}
+
+
+def one(row: Row, seed: int, folder: Path) -> tuple[float, int, float]:
+    """Train and evaluate one seed: mean return on fresh episodes, environment steps, seconds of the whole command."""
+    run = folder / f"seed{seed}"
+    command = [RLKIT, "run", "a2c", "--env", row.env, "--seed", str(seed), "--run-dir", str(run), *row.arguments]
+    started = time.perf_counter()
+    subprocess.run([*command, "--tracker", "none", "--progress", "none"], check=True, capture_output=True)
+    seconds = time.perf_counter() - started
+    # Another seed of the evaluation for each run, so that no luck of the episodes is shared.
+    answer = subprocess.run(
+        [RLKIT, "eval", str(run), "--episodes", "100", "--seed", str(10_000 + seed), "--json"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    steps = json.loads((run / "status.json").read_text())["result"]["steps"]
+    return float(json.loads(answer.stdout)["mean"]), int(steps), seconds
+
+
+def measure(name: str, row: Row, jobs: int) -> bool:
+    """Run a row and print it."""
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
+        results = list(pool.map(lambda seed: one(row, seed, Path(folder)), range(row.seeds)))
+    returns = sorted(result[0] for result in results)
+    steps = [result[1] for result in results]
+    reached = sum(value >= row.goal for value in returns)
+    median = statistics.median(steps)
+    good = reached >= row.needed and (row.median_steps is None or median <= row.median_steps)
+    print(
+        f"{name}: a2c on {row.env} {' '.join(row.arguments)}: {reached} of {row.seeds} seeds >= {row.goal:g} "
+        f"(needed {row.needed}); return median {statistics.median(returns):.1f}, range {returns[0]:.1f} to "
+        f"{returns[-1]:.1f}; steps median {median:,.0f}, range {min(steps):,} to {max(steps):,}; "
+        f"seconds per run median {statistics.median(result[2] for result in results):.1f}"
+        f"{'' if good else '  -- MISSED'}",
+        flush=True,
+    )
+    return good
+
+
+def main() -> int:
+    """Measure the rows that are named, or all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="*", choices=[[], *ROWS], help="default: all")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs side by side")
+    arguments = parser.parse_args()
+    print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}, {rlkit_core.__name__}")
+    return 0 if all([measure(name, ROWS[name], arguments.jobs) for name in arguments.rows or ROWS]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
