@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -35,7 +35,7 @@ def _stop_rule(value: Any) -> Any:
         try:
             return float(value)
         except ValueError:
-            raise ValueError("should be threshold, running-return, never or a number") from None
+            raise ValueError(f"should be threshold, running-return, never or a number, not {_brief(value)}") from None
     return value
 
 
@@ -162,7 +162,8 @@ class Draft:
         """A draft that holds all settings of an existing config."""
         draft = cls(type(config), registry)
         slots = slots_of(type(config))
-        draft.fields = {name: getattr(config, name) for name in type(config).model_fields if name not in slots}
+        # As the record will have them, so that what is built now equals what is built from the record.
+        draft.fields = config.model_dump(mode="json", exclude=set(slots), include=set(type(config).model_fields))
         draft.slots = {name: cls.of(getattr(config, name), registry) for name in slots}
         return draft
 
@@ -184,44 +185,60 @@ class Draft:
             return
         kinds = slots_of(self.cls)
         for key, value in layer.items():
-            here = (*path, str(key))
+            here = (*path, str(key)[:100])
             if key in kinds:
                 self._apply_slot(key, kinds[key], value, here, problems)
             elif key in self.cls.model_fields:
-                self.fields[key] = None if value == "none" and _may_be_none(self.cls, key) else value
+                try:
+                    value = plain(value)
+                except ValueError as error:
+                    self._refuse(key, here, str(error), problems)
+                else:
+                    self.fields[key] = None if value == "none" and _may_be_none(self.cls, key) else value
             else:
                 names = [*self.cls.model_fields, *(["name"] if issubclass(self.cls, Component) else [])]
-                problems.append((here, f"there is no such setting{did_you_mean(str(key), names)}"))
+                # Looking for a similar name takes long enough to be felt where a file has thousands of wrong ones.
+                hint = did_you_mean(str(key), names) if len(problems) < 20 else ""
+                problems.append((here, f"there is no such setting{hint}"))
+
+    def _refuse(self, key: str, path: tuple[str, ...], message: str, problems: Problems) -> None:
+        """Note what is wrong with a setting, and judge nothing else by what it is now."""
+        problems.append((path, message))
+        self._broken.add(key)
 
     def _apply_slot(
         self, key: str, kind: type[Component], value: Any, path: tuple[str, ...], problems: Problems
     ) -> None:
+        a_kind = f"{'an' if kind.kind[0] in 'aeiou' else 'a'} {kind.kind}"
         if isinstance(value, Component):
             if not isinstance(value, kind):
-                problems.append((path, f"should be a {kind.kind}, not the {value.kind} {value.name}"))
-            self.slots[key] = Draft.of(value, self.registry)
+                self._refuse(key, path, f"should be {a_kind}, not the {value.kind} {value.name}", problems)
+                return
+            try:
+                self.slots[key] = Draft.of(value, self.registry)
+            except ValueError as error:
+                self._refuse(key, path, f"has a setting that is no plain data: {error}", problems)
             return
         if isinstance(value, str):
             value = {kind.shorthand: value}
         if not isinstance(value, Mapping):
-            problems.append((path, f"should be a {kind.kind}'s name or a table of its settings, not {_brief(value)}"))
+            message = f"should be {a_kind}'s name or a table of its settings, not {_brief(value)}"
+            self._refuse(key, path, message, problems)
             return
         settings = dict(value)
         name = settings.pop("name", None)
         if name is not None:
             try:
-                component = self.registry.get(kind.kind, str(name))
+                component = self.registry.get(kind.kind, name if isinstance(name, str) else _brief(name))
             except UsageError as error:
-                problems.append((path, str(error).replace("\n", "; ")))
-                self._broken.add(key)
+                self._refuse(key, path, str(error).replace("\n", "; "), problems)
                 return
             present = self.slot(key)
             if present is None or present.cls is not component:
                 self.slots[key] = Draft(component, self.registry)
         present = self.slot(key)
         if present is None:
-            problems.append((path, f"which {kind.kind}? give its name; registered: {self._names(kind)}"))
-            self._broken.add(key)
+            self._refuse(key, path, f"which {kind.kind}? give its name; registered: {self._names(kind)}", problems)
             return
         present.apply(settings, path, problems)
 
@@ -242,12 +259,15 @@ class Draft:
         except ValidationError as error:
             for item in error.errors(include_url=False):
                 where = tuple(str(part) for part in item["loc"])
-                if not (where and where[0] in self._broken):
+                # What is said of a whole follows from its broken parts, or from what stands in for them.
+                if not self._broken.intersection(where[:1] or self._broken):
                     problems.append(((*path, *_field_path(where)), _explain(item)))
             return None
-        for name in self.fields:
-            if not _finite(getattr(config, name)):
-                problems.append(((*path, name), "should be a finite number"))
+        for name in set(self.cls.model_fields) - set(slots_of(self.cls)):
+            try:
+                plain(config.model_dump(mode="json", include={name})[name])
+            except ValueError as error:
+                self._refuse(name, (*path, name), str(error), problems)
         return None if self._broken else config
 
 
@@ -257,13 +277,36 @@ def _may_be_none(cls: type[BaseModel], field: str) -> bool:
     return type(None) in alternatives and str not in alternatives
 
 
-def _finite(value: Any) -> bool:
-    """Whether no number in a setting is infinite or NaN: JSON, the record's language, knows neither."""
+def plain(value: Any, depth: int = 0) -> Any:
+    """A value as JSON, the record's language, gives it back: numbers, text, lists and tables.
+
+    Raises:
+        ValueError: it cannot be written as that.
+    """
+    if depth > 50:
+        raise ValueError("is nested too deeply")
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    elif hasattr(value, "tolist"):  # numpy's
+        value = value.tolist()
+    if value is None or isinstance(value, (bool, int)):
+        return value
     if isinstance(value, float):
-        return math.isfinite(value)
+        if not math.isfinite(value):
+            raise ValueError("should be a finite number")
+        return value
+    if isinstance(value, str):
+        if "\0" in value or not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise ValueError(f"should be text, not {_brief(value)}")
+        return value
+    if isinstance(value, (list, tuple)):
+        return [plain(part, depth + 1) for part in value]
     if isinstance(value, Mapping):
-        value = list(value.values())
-    return all(map(_finite, value)) if isinstance(value, (list, tuple)) else True
+        for key in value:
+            if not isinstance(key, str):
+                raise ValueError(f"should have names for keys, not {_brief(key)}")
+        return {plain(key): plain(part, depth + 1) for key, part in value.items()}
+    raise ValueError(f"should be made of numbers, text, lists and tables, not {_brief(value)}")
 
 
 def _brief(value: Any) -> str:
@@ -287,7 +330,8 @@ def _explain(item: Any) -> str:
     message = item["msg"].removeprefix("Value error, ").replace("Input should", "should")
     message = re.sub(r", (unable to (parse|interpret)|got a number with).*", "", message)
     given = item["input"]
-    complete = isinstance(given, (Mapping, BaseModel)) or not item["loc"] or ", not " in message
+    # A validator's own sentence is left as it is: the value may be what it does not want to see (a password).
+    complete = isinstance(given, (Mapping, BaseModel)) or item["type"] == "value_error"
     shown = "" if complete else f", not {_brief(given)}"
     return f"{message}{shown}"
 
@@ -328,10 +372,16 @@ def _without_repeats(pairs: list[tuple[Any, Any]]) -> Data:
 
 
 def _read_yaml(text: str) -> Any:
-    """Plain data from YAML: no tags that make objects, no aliases (a few lines of them can stand for gigabytes)."""
+    """Plain data from YAML, with the words of YAML 1.2 (its JSON schema), which TOML and JSON have too.
+
+    No tags that make objects, no aliases (a few lines of them can stand for gigabytes). PyYAML speaks YAML 1.1, where
+    `off` is false, `1e-3` a text and `1:30` ninety: here they are what they look like.
+    """
     import yaml
 
     class Loader(yaml.SafeLoader):
+        yaml_implicit_resolvers: ClassVar[dict[Any, Any]] = {}
+
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
             return _without_repeats(
                 [tuple(self.construct_object(part, deep=True) for part in pair) for pair in node.value]
@@ -342,7 +392,24 @@ def _read_yaml(text: str) -> Any:
                 raise ValueError("it has aliases (*name); write the values out")
             return super().compose_node(parent, index)
 
+    for tag, form in _YAML_WORDS.items():
+        Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{form})$"), None)
+    Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
+    Loader.add_constructor(
+        "tag:yaml.org,2002:float", lambda loader, node: float(node.value.replace(".inf", "inf").replace(".nan", "nan"))
+    )
     return yaml.load(text, Loader)
+
+
+_YAML_WORDS = {
+    "bool": "true|True|TRUE|false|False|FALSE",
+    "null": "~|null|Null|NULL|",
+    "int": r"[-+]?[0-9]+",
+    "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan",
+}
+
+MAX_FILE_SIZE = 100_000
+"""Bytes of a config file: a run's own has about 2,000. Larger ones can keep a parser busy for minutes."""
 
 
 def read_config_file(path: Path) -> Data:
@@ -351,22 +418,28 @@ def read_config_file(path: Path) -> Data:
     Raises:
         UsageError: there is no such file, or it cannot be understood; says where.
     """
+    if path.suffix not in (".toml", ".json", ".yaml", ".yml"):
+        raise UsageError(f"{path}: the name should end in .toml, .yaml, .yml or .json")
     try:
-        text = path.read_text(encoding="utf-8")
+        with open(path, "rb") as file:
+            content = file.read(MAX_FILE_SIZE + 1)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    if len(content) > MAX_FILE_SIZE:
+        raise UsageError(f"{path} is no config file: it has more than {MAX_FILE_SIZE:,} bytes")
+    try:
+        text = content.decode()
         if path.suffix == ".toml":
             data: Any = tomllib.loads(text)
         elif path.suffix == ".json":
             data = json.loads(text, object_pairs_hook=_without_repeats)
-        elif path.suffix in (".yaml", ".yml"):
-            data = _read_yaml(text)
         else:
-            raise UsageError(f"{path}: the name should end in .toml, .yaml, .yml or .json")
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
-    except UsageError:
-        raise
+            data = _read_yaml(text)
+    except RecursionError:
+        raise UsageError(f"{path} is nested too deeply") from None
     except Exception as error:
-        raise UsageError(f"{path} is no valid {path.suffix[1:].upper()}: {' '.join(str(error).split())}") from error
+        message = " ".join(str(error).split())[:300]
+        raise UsageError(f"{path} is no valid {path.suffix[1:].upper()}: {message}") from error
     if not isinstance(data, dict):
         raise UsageError(f"{path} should be a table of settings, such as seed = 1, [env] and [algorithm]")
     return data

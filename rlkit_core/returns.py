@@ -218,7 +218,7 @@ class RunningNormalizer:
 
 
 class Returns(NamedTuple):
-    """What a step was worth, and by how much that was better than expected; neither carries a gradient."""
+    """What a step was worth, and by how much that was better than expected, in the same unit; neither has a gradient."""
 
     targets: Tensor  # [T, N] float32
     advantages: Tensor  # [T, N] float32
@@ -283,8 +283,9 @@ class LambdaEstimator(ReturnEstimator):
               value of its own scale to add to its rewards, so that there is no bootstrap.
             - `per_batch`: the same over all valid rows.
             - `running`: V and V' are in units of running statistics and are mapped to raw ones before G is computed.
-              Advantages are raw, G - V with one set of statistics; then the statistics take in G, and targets are
-              mapped with what they are now (van Hasselt et al. 2016, arXiv:1602.07714, without its rescaled weights).
+              Then the statistics take in G, and targets are mapped with what they are now (van Hasselt et al. 2016,
+              arXiv:1602.07714, without its rescaled weights). Advantages are G - V of raw numbers, in the new unit:
+              targets in new units minus values in old ones would be wrong.
 
         ddof: see `normalize`; for `per_episode` and `per_batch`.
         epsilon: likewise.
@@ -351,12 +352,12 @@ class LambdaEstimator(ReturnEstimator):
         elif self.normalize == "per_episode":
             targets = self._normalize_episodes(G, rollout)
         A = np.where(valid, targets - V, 0)  # [T, N], never the same memory as the targets
-        advantages = _to_tensor("advantages", A)
         if running:
             if update:
                 self.statistics.update(G, valid)
             targets = np.where(valid, self.statistics.to_normalized(G), 0)
-        return Returns(_to_tensor("targets", targets), advantages)
+            A /= self.statistics.std
+        return Returns(_to_tensor("targets", targets), _to_tensor("advantages", A))
 
     def _normalize_episodes(self, G: Floats, rollout: Rollout) -> Floats:
         ends = (rollout.terminated | rollout.truncated).numpy()

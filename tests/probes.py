@@ -101,7 +101,7 @@ class CountingEnv(gymnasium.Env[Any, Any]):
         self.num_steps += 1
         over = self.count == length
         reward = reward_of(self.lane, self.episode, self.count)
-        return self._obs(), reward, over and terminated, over and truncated, {"final_obs": 1}
+        return self._obs(), reward, over and terminated, over and truncated, {"a": np.zeros(self.count)}
 
 
 class NativeCountingEnv(VectorEnv[Any, Any, Any]):

@@ -20,6 +20,7 @@ from rlkit_core.cli.root import execute
 from rlkit_core.cli.settings import Form, facts
 from rlkit_core.config import RunConfig
 from rlkit_core.evaluation import evaluate
+from rlkit_core.progress import PlainProgress
 from rlkit_core.registry import Registry
 from rlkit_core.tracking import TrackingProcess
 
@@ -850,14 +851,15 @@ def _endless(*more):
     return started
 
 
-def test_pipe_gets_plain_lines_now_and_then():
-    done = process(*SHORT, "--total-steps", "3000")
-    assert done.returncode == 0
-    assert "\x1b" not in done.stdout + done.stderr
-    assert done.stderr == ""
-    progress = [line for line in done.stdout.splitlines() if " of 3,000 steps" in line]
-    assert progress
+def test_pipe_gets_plain_lines_now_and_then(rlkit, monkeypatch):
+    monkeypatch.setattr(PlainProgress, "every", 0.0)  # seconds between two lines
+    code, out, err = rlkit(*SHORT, "--total-steps", "3000")
+    assert (code, err) == (0, "")
+    assert "\x1b" not in out
+    progress = [line for line in out.splitlines() if " of 3,000 steps" in line]
+    assert len(progress) > 1
     assert all("steps/s" in line for line in progress)
+    assert " of 3,000 steps" not in rlkit(*SHORT, "--total-steps", "3000", "--progress", "none")[1]
 
 
 def test_terminal_gets_a_live_display():

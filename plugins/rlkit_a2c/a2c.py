@@ -54,12 +54,11 @@ class A2C(Learner):
     def update(self, rollout: Rollout) -> Mapping[str, float | Tensor]:
         """One gradient step on the rollout."""
         values, next_values = rollout.values(self.policy.value)  # [T, N]
-        baselines = self.estimator.to_raw(values)  # before the estimator's statistics move on
         returns = self.estimator.estimate(rollout, next_values, values=values)
-        obs, taken, targets, advantages, baselines = rollout.columns(
-            rollout.obs, self.policy.taken_actions(rollout), returns.targets, returns.advantages, baselines
+        obs, taken, targets, advantages = rollout.columns(
+            rollout.obs, self.policy.taken_actions(rollout), returns.targets, returns.advantages
         )  # [B]
-        explained = explained_variance(baselines, advantages)
+        explained = explained_variance(targets, advantages)
         if self.config.normalize_advantages:
             advantages = torch.from_numpy(normalize(advantages.numpy()))
 
@@ -101,14 +100,14 @@ class A2C(Learner):
         }
 
 
-def explained_variance(baselines: Tensor, advantages: Tensor) -> float:
+def explained_variance(targets: Tensor, advantages: Tensor) -> float:
     """Share of the returns' variance that the values explain, 1 - Var(G - V) / Var(G); 0 where G does not vary.
 
     Args:
-        baselines: values V, `[...]`, in the units of the advantages.
-        advantages: G - V, `[...]`.
+        targets: G, `[B]`.
+        advantages: G - V, `[B]`, in the same unit.
     """
-    if advantages.numel() < 2:
+    if targets.numel() < 2:
         return 0.0
-    total = float((baselines + advantages).var())
+    total = float(targets.var())
     return 1.0 - float(advantages.var()) / total if total > 0 else 0.0

@@ -3,7 +3,7 @@
 Under the cut nothing that happens after 50 steps is ever seen: only the value of the observation at the cut says that
 falling over soon is worse than standing well. (The idea is a behavioural test of RLlib's.)
 
-    python tests/benchmarks/cut_cartpole.py [--seeds 5] [--steps 50000]
+    python tests/benchmarks/cut_cartpole.py [--seeds 5] [--steps 150000]
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rlkit_core.seeding import SeedStream
 from rlkit_core.training import train
 
 
-def measure(seeds: int = 5, total_steps: int = 50_000) -> dict[bool, list[float]]:
+def measure(seeds: int = 5, total_steps: int = 150_000) -> dict[bool, list[float]]:
     """Mean greedy return of 100 uncut episodes for each seed, by whether cut episodes were bootstrapped."""
     returns: dict[bool, list[float]] = {True: [], False: []}
     for bootstrap, scores in returns.items():
@@ -54,7 +54,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="CartPole cut at 50 steps in training, evaluated at 500")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=50_000)
+    parser.add_argument("--steps", type=int, default=150_000)
     options = parser.parse_args()
     began = time.perf_counter()
     returns = measure(options.seeds, options.steps)

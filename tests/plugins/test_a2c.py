@@ -206,21 +206,24 @@ def test_normalised_returns_want_whole_episodes() -> None:
 
 
 def test_explained_variance() -> None:
-    returns = torch.tensor([1.0, 2.0, 4.0])
-    assert explained_variance(returns, torch.zeros(3)) == 1.0
-    assert explained_variance(torch.zeros(3), returns) == 0.0
-    assert explained_variance(-returns, 2 * returns) < 0
-    assert explained_variance(torch.ones(3), torch.zeros(3)) == 0.0
+    """1 - Var(A) / Var(G), of targets G and advantages A = G - V in one unit."""
+    G = torch.tensor([1.0, 2.0, 4.0])
+    assert explained_variance(G, torch.zeros(3)) == 1.0
+    assert explained_variance(G, G) == 0.0
+    assert explained_variance(G, 2 * G) == pytest.approx(-3.0)
+    assert explained_variance(torch.ones(3), G) == 0.0
     assert explained_variance(torch.ones(1), torch.ones(1)) == 0.0
 
 
-def test_explained_variance_is_of_raw_returns() -> None:
-    """One minus Var(A) / Var(G), with G and V in the rewards' units and one set of statistics."""
+def test_explained_variance_has_no_unit() -> None:
+    """Of the raw returns, though targets and values are normalised."""
     learner = build()
     learner.update(make_rollout(learner))
     rollout = make_rollout(learner, seed=1)
     values, next_values = rollout.values(learner.policy.value)
-    V = learner.estimator.to_raw(values)
-    A = learner.estimator.estimate(rollout, next_values, values=values, update=False).advantages
-    expected = 1 - float(A.var()) / float((A + V).var())
+    returns = learner.estimator.estimate(rollout, next_values, values=values)
+    A, G = returns.advantages, returns.targets
+    expected = 1 - float(A.var()) / float(G.var())
+    learner = build()
+    learner.update(make_rollout(learner))
     assert float(learner.update(rollout)["explained_variance"]) == pytest.approx(expected, rel=1e-5)
