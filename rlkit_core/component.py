@@ -38,6 +38,8 @@ class Component(BaseModel):
     """What users type."""
     shorthand: ClassVar[str] = "name"
     """The setting that a bare string stands for, as in `--estimator lambda` or `--env CartPole-v1`."""
+    distribution: ClassVar[str] = ""
+    """Set by the registry where several distributions offer that name: the record then says whose it is."""
 
     @classmethod
     def is_kind(cls) -> bool:
@@ -55,12 +57,15 @@ def slots_of(model: type[BaseModel]) -> dict[str, type[Component]]:
 
 
 def dump(model: BaseModel) -> dict[str, Any]:
-    """A config as plain JSON values, every slot with its component's name: what is stored and what can be given back."""
+    """A config as plain JSON values, every slot with its component's name: what is stored and can be given back."""
     data = model.model_dump(mode="json", exclude=set(slots_of(type(model))))
     for slot in slots_of(type(model)):
         data[slot] = dump(getattr(model, slot))
     fields = {name: data[name] for name in type(model).model_fields}
-    return {"name": model.name, **fields} if isinstance(model, Component) else fields
+    if not isinstance(model, Component):
+        return fields
+    distribution = vars(type(model)).get("distribution")  # of the class itself: a part made from another is not its
+    return {"name": f"{distribution}:{model.name}" if distribution else model.name, **fields}
 
 
 @dataclass(frozen=True)
@@ -139,9 +144,7 @@ class EnvironmentConfig(Component):
             UsageError: there is no such environment, or it cannot be made with these settings.
         """
 
-    def make_evaluation(
-        self, num_episodes: int, seeds: SeedStream, *, render_mode: str | None = None
-    ) -> Environments:
+    def make_evaluation(self, num_episodes: int, seeds: SeedStream, *, render_mode: str | None = None) -> Environments:
         """Make environments to evaluate in: as many as are sensible for that number of episodes."""
         return self.make(min(num_episodes, 16), seeds, render_mode=render_mode)
 
@@ -197,4 +200,3 @@ KINDS: dict[str, type[Component]] = {
     )
 }
 """Every kind, by the name that its entry-point group `rlkit.<kind>` has."""
-

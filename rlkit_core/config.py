@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -52,8 +52,9 @@ class RunConfig(BaseModel):
         float | Literal["threshold", "running-return", "never"],
         BeforeValidator(_stop_rule),
         Field(
-            description="when to stop before the budget: at this mean return in two greedy evaluations in a row on "
-            "different seeds (100 and 200 episodes); threshold: at the environment's registered one; "
+            description="when to stop before the budget: at this mean return, exceeded by its standard error in two "
+            "greedy evaluations in a row on different seeds (100 and 200 episodes); threshold: at the environment's "
+            "registered one; "
             "running-return: the original actor-critic notebook's rule, a running average of training returns above "
             "that threshold; never"
         ),
@@ -296,7 +297,7 @@ def plain(value: Any, depth: int = 0) -> Any:
             raise ValueError("should be a finite number")
         return value
     if isinstance(value, str):
-        if "\0" in value or not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+        if "\0" in value or (not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value)):
             raise ValueError(f"should be text, not {_brief(value)}")
         return value
     if isinstance(value, (list, tuple)):
@@ -380,8 +381,6 @@ def _read_yaml(text: str) -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        yaml_implicit_resolvers: ClassVar[dict[Any, Any]] = {}
-
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
             return _without_repeats(
                 [tuple(self.construct_object(part, deep=True) for part in pair) for pair in node.value]
@@ -392,12 +391,11 @@ def _read_yaml(text: str) -> Any:
                 raise ValueError("it has aliases (*name); write the values out")
             return super().compose_node(parent, index)
 
+    Loader.yaml_implicit_resolvers = {}
     for tag, form in _YAML_WORDS.items():
         Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{form})$"), None)
     Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
-    Loader.add_constructor(
-        "tag:yaml.org,2002:float", lambda loader, node: float(node.value.replace(".inf", "inf").replace(".nan", "nan"))
-    )
+    Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(node.value))
     return yaml.load(text, Loader)
 
 
@@ -405,11 +403,25 @@ _YAML_WORDS = {
     "bool": "true|True|TRUE|false|False|FALSE",
     "null": "~|null|Null|NULL|",
     "int": r"[-+]?[0-9]+",
-    "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan",
+    "float": r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?",
 }
 
-MAX_FILE_SIZE = 100_000
-"""Bytes of a config file: a run's own has about 2,000. Larger ones can keep a parser busy for minutes."""
+MAX_FILE_SIZE = 30_000
+"""Bytes of a config file: a run's own has about 2,000. Larger ones can keep a parser busy for long."""
+
+
+def _read_toml(text: str) -> Any:
+    # tomllib's time grows with the square of a key's dots: 100 KB of them take a minute.
+    if re.search(r"""(\.[ \t]*([\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*){50}""", text):
+        raise RecursionError
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        # tomllib tells where it stopped reading; people look for a name.
+        number = re.search(r"line (\d+)", str(error))
+        lines = text.rstrip().splitlines()
+        line = lines[int(number[1]) - 1 if number and int(number[1]) <= len(lines) else -1] if lines else ""
+        raise ValueError(f"{error}: {line.strip()[:100]}") from None
 
 
 def read_config_file(path: Path) -> Data:
@@ -426,17 +438,17 @@ def read_config_file(path: Path) -> Data:
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     if len(content) > MAX_FILE_SIZE:
-        raise UsageError(f"{path} is no config file: it has more than {MAX_FILE_SIZE:,} bytes")
+        raise UsageError(f"{path} is no valid {path.suffix[1:].upper()}: it has more than {MAX_FILE_SIZE:,} bytes")
     try:
         text = content.decode()
         if path.suffix == ".toml":
-            data: Any = tomllib.loads(text)
+            data: Any = _read_toml(text)
         elif path.suffix == ".json":
             data = json.loads(text, object_pairs_hook=_without_repeats)
         else:
             data = _read_yaml(text)
     except RecursionError:
-        raise UsageError(f"{path} is nested too deeply") from None
+        raise UsageError(f"{path} is no valid {path.suffix[1:].upper()}: it is nested too deeply") from None
     except Exception as error:
         message = " ".join(str(error).split())[:300]
         raise UsageError(f"{path} is no valid {path.suffix[1:].upper()}: {message}") from error

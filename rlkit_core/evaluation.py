@@ -39,6 +39,11 @@ class Evaluation:
         """Mean return."""
         return float(np.mean(self.returns))
 
+    @property
+    def surely(self) -> float:
+        """Mean return less its standard error: what is reached not just by a lucky draw of episodes."""
+        return self.mean - float(np.std(self.returns)) / len(self.returns) ** 0.5
+
     def quantile(self, q: float) -> float:
         """Quantile of the returns, `q` from 0 to 1."""
         return float(np.quantile(self.returns, q))

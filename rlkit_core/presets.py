@@ -1,10 +1,10 @@
 """Presets: named settings that a plugin ships in `presets.toml` beside its module.
 
-    [notebook]
-    description = "what it is for, in a line"
-    environments = ["CartPole-v1"]      # chosen without being named for these
-    run = { total_steps = 1000000 }     # settings of the run
-    algorithm = { learning_rate = 0.001, collector = { num_envs = 16 } }
+[notebook]
+description = "what it is for, in a line"
+environments = ["CartPole-v1"]      # chosen without being named for these
+run = { total_steps = 1000000 }     # settings of the run
+algorithm = { learning_rate = 0.001, collector = { num_envs = 16 } }
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from rlkit_core.component import AlgorithmConfig
 from rlkit_core.config import Data, Draft, RunConfig, did_you_mean
@@ -44,15 +44,15 @@ def presets(algorithm: type[AlgorithmConfig]) -> dict[str, Preset]:
     Raises:
         PluginError: the file is wrong.
     """
-    source = getattr(sys.modules[algorithm.__module__], "__file__", None)
+    source = getattr(sys.modules.get(algorithm.__module__), "__file__", None)
     path = Path(source).with_name("presets.toml") if source else None
     if path is None or not path.is_file():
         return {}
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
         return {name: Preset.model_validate(table) for name, table in tables.items()}
-    except (ValueError, ValidationError) as error:
-        raise PluginError(f"{path} is wrong: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:  # pydantic's is a ValueError
+        raise PluginError(f"{path} is wrong: {' '.join(str(error).split())[:500]}") from error
 
 
 def choose_preset(algorithm: type[AlgorithmConfig], env_id: str | None, named: str | None) -> tuple[str | None, Data]:

@@ -7,11 +7,14 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
+import shlex
 import socket
 import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +32,14 @@ def provenance(config: RunConfig, registry: Registry, *, run_name: str, preset: 
         "run_name": run_name,
         "preset": preset,
         "started": time.time_ns() // 1_000_000,
-        "command": " ".join(sys.argv),
+        "command": command_line(sys.argv),
         "cwd": os.getcwd(),
         "seed": config.seed,
         "threads": config.threads,
         "versions": {**_versions(), "python": platform.python_version()},
         "plugins": [_plugin(entry) for entry in _entries(config, registry)],
+        "core_files_sha256": hash_of_module("rlkit_core"),
+        "modules": {name: hash_of_module(name) for name in (*config.imports, *config.hooks)},
         "git": _git(),
         "machine": {
             "host": socket.gethostname(),
@@ -43,6 +48,21 @@ def provenance(config: RunConfig, registry: Registry, *, run_name: str, preset: 
             "cpus": os.cpu_count(),
         },
     }
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """A command as one would type it, but for what looks like a secret."""
+    shown: list[str] = []
+    for argument in arguments:
+        # `--token VALUE`, `token=VALUE` and `scheme://user:password@host`
+        if shown and re.fullmatch(rf"--[\w.-]*{_SECRET}", shown[-1]):
+            argument = "***"
+        argument = re.sub(rf"({_SECRET}[\"']?[=:]\s*)[^\s&,]+", r"\1***", argument)
+        shown.append(re.sub(r"://[^/\s]*@", "://***@", argument))
+    return shlex.join(shown).replace("'***'", "***")
+
+
+_SECRET = "(?i:password|passwd|secret|token|credentials|api[_-]?key)"
 
 
 def _versions() -> dict[str, str]:
@@ -60,11 +80,11 @@ def _entries(config: RunConfig, registry: Registry) -> list[Entry]:
     used: dict[str, Entry] = {}
 
     def visit(model: Any) -> None:
-        for slot, kind in slots_of(type(model)).items():
+        for slot in slots_of(type(model)):
             component = getattr(model, slot)
-            for entry in registry.entries(kind.kind):
-                if entry.name == component.name and type(component).__module__.startswith(entry.module):
-                    used.setdefault(entry.module, entry)
+            entry = registry.entry_of(type(component))
+            if entry is not None:
+                used.setdefault(entry.module, entry)
             visit(component)
 
     visit(config)
@@ -76,11 +96,11 @@ def _plugin(entry: Entry) -> dict[str, Any]:
         "distribution": entry.distribution,
         "version": entry.version,
         "module": entry.module,
-        "files_sha256": _hash_of(entry.module),
+        "files_sha256": hash_of_module(entry.module),
     }
 
 
-def _hash_of(module: str) -> str | None:
+def hash_of_module(module: str) -> str | None:
     """Hash over the module's Python files (of its package, if it is one), names included."""
     try:
         spec = importlib.util.find_spec(module)
@@ -91,19 +111,26 @@ def _hash_of(module: str) -> str | None:
     origin = Path(spec.origin)
     files = sorted(origin.parent.rglob("*.py")) if spec.submodule_search_locations else [origin]
     digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.relative_to(origin.parent).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    try:
+        for file in files:
+            digest.update(file.relative_to(origin.parent).as_posix().encode() + b"\0")
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    except OSError:
+        return None
     return digest.hexdigest()
 
 
 def _git() -> dict[str, Any] | None:
-    """Commit and dirtiness of the working folder, or None outside a repository or without git."""
+    """Commit of the working folder and whether a tracked file differs, or None outside a repository or without git.
+
+    Files that git does not know say nothing: every run leaves some.
+    """
 
     def ask(*arguments: str) -> str:
-        command = ["git", *arguments]
+        command = ["git", "--no-optional-locks", *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
 
     try:
-        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
+        return {"commit": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain", "--untracked-files=no"))}
     except (OSError, subprocess.SubprocessError):
         return None

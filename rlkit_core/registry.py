@@ -10,14 +10,15 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import inspect
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from rlkit_core.component import KINDS, AlgorithmConfig, Component
+from rlkit_core.component import KINDS, AlgorithmConfig, Component, slots_of
 from rlkit_core.errors import PluginError, UsageError
 
 if TYPE_CHECKING:
@@ -53,32 +54,18 @@ class Registry:
     """
 
     def __init__(self, plugins: Sequence[ModuleType] = ()) -> None:
-        self._manager: pluggy.PluginManager | None = None
         self._offers: dict[str, dict[tuple[str, str], type[Component]]] = {}
         self._entries: list[Entry] | None = None
         self._given: list[Entry] = []
         for plugin in plugins:
             name = plugin.__name__
             for kind, part in self._load(plugin, name, name):
-                self._given.append(Entry(kind, part, name, getattr(plugin, "__version__", "?"), name))
+                self._given.append(Entry(kind, part, name, str(getattr(plugin, "__version__", "?")), name))
 
     def entries(self, kind: str | None = None) -> list[Entry]:
-        """All registered parts (of a kind), sorted; reads metadata only."""
+        """All registered parts (of a kind), those given directly first, sorted; reads metadata only."""
         if self._entries is None:
-            found = set()
-            for distribution in importlib.metadata.distributions():
-                for point in distribution.entry_points:
-                    if point.group.startswith(GROUP) and point.group[len(GROUP) :] in KINDS:
-                        found.add(
-                            Entry(
-                                point.group[len(GROUP) :],
-                                point.name,
-                                distribution.metadata["Name"],
-                                distribution.version,
-                                point.value,
-                            )
-                        )
-            self._entries = sorted(found)
+            self._entries = sorted(_installed())
         return [entry for entry in [*self._given, *self._entries] if kind in (None, entry.kind)]
 
     def names(self, kind: str) -> list[str]:
@@ -93,10 +80,11 @@ class Registry:
             PluginError: two distributions offer it.
         """
         distribution, _, short = name.rpartition(":")
+        distribution = _normal(distribution)
         matches = [
             entry
             for entry in self.entries(kind)
-            if entry.name == short and (not distribution or _normal(entry.distribution) == _normal(distribution))
+            if entry.name == short and distribution in ("", _normal(entry.distribution))
         ]
         given = [entry for entry in matches if entry in self._given]
         matches = given or matches
@@ -104,7 +92,7 @@ class Registry:
             names = self.names(kind)
             close = get_close_matches(short, names, n=1)
             hint = f"did you mean {close[0]}? " if close else ""
-            raise UsageError(f"there is no {kind} named {name}\n{hint}registered: {', '.join(names) or 'none'}")
+            raise UsageError(f"there is no {kind} named {name[:100]}\n{hint}registered: {', '.join(names) or 'none'}")
         if len({entry.distribution for entry in matches}) > 1:
             full = [f"{entry.distribution}:{entry.name}" for entry in matches]
             raise PluginError(
@@ -121,6 +109,24 @@ class Registry:
             PluginError: the plugin cannot be imported, or does not offer what it announces.
         """
         entry = self.find(kind, name)
+        part = self._part(entry)
+        others = {other.distribution for other in self.entries(kind) if other.name == entry.name}
+        part.distribution = entry.distribution if len(others) > 1 and entry not in self._given else ""
+        return part
+
+    def entry_of(self, part: type[Component]) -> Entry | None:
+        """The entry by which a config class is registered, if it is; imports nothing."""
+        for entry in self.entries(part.kind):
+            if entry.name == part.name and entry.module in sys.modules:
+                try:
+                    if self._part(entry) is part:
+                        return entry
+                except PluginError:
+                    continue
+        return None
+
+    def _part(self, entry: Entry) -> type[Component]:
+        whose = f"{entry.distribution} {entry.version}"
         offers = self._offers.get(entry.module)
         if offers is None:
             # SystemExit too: a plugin that exits on import must not end our command without a word.
@@ -128,82 +134,103 @@ class Registry:
                 module = importlib.import_module(entry.module)
             except (Exception, SystemExit) as error:
                 raise PluginError(
-                    f"plugin {entry.distribution} {entry.version} cannot be imported: "
-                    f"{type(error).__name__}: {error}\n"
-                    f"it is needed for {kind} {entry.name}; update or reinstall it"
+                    f"plugin {whose} cannot be imported: {_reason(error)}\n"
+                    f"it is needed for {entry.kind} {entry.name}; update or reinstall it"
                 ) from error
-            offers = self._load(module, entry.module, f"{entry.distribution} {entry.version}")
-        component = offers.get((kind, entry.name))
-        if component is None:
+            offers = self._load(module, entry.module, whose)
+        if (entry.kind, entry.name) not in offers:
             raise PluginError(
-                f"plugin {entry.distribution} {entry.version} announces {kind} {entry.name} "
-                f"but its rlkit_register does not return it\nit returns: "
-                f"{', '.join(f'{k} {n}' for k, n in sorted(offers)) or 'nothing'}"
+                f"plugin {whose} announces {entry.kind} {entry.name} but its rlkit_register does not return it\n"
+                f"it returns: {', '.join(f'{kind} {name}' for kind, name in sorted(offers)) or 'nothing'}"
             )
-        return component
-
-    def manager(self) -> pluggy.PluginManager:
-        """The plugin manager with everything that has been loaded so far."""
-        if self._manager is None:
-            import pluggy
-
-            from rlkit_core import hookspecs
-
-            self._manager = pluggy.PluginManager("rlkit")
-            self._manager.add_hookspecs(hookspecs)
-        return self._manager
+        return offers[entry.kind, entry.name]
 
     def hooks(self, names: Sequence[str]) -> Any:
-        """Hook caller in which only the plugin modules of that names act."""
-        manager = self.manager()
-        for name in names:
-            if not manager.has_plugin(name):
-                try:
-                    module = importlib.import_module(name)
-                except (Exception, SystemExit) as error:
-                    raise PluginError(f"hooks {name} cannot be imported: {type(error).__name__}: {error}") from error
-                self._register(module, name, name)
-        return _Hooks(manager, set(names))
+        """Hook caller in which only the plugin modules of that names act.
 
-    def _register(self, module: ModuleType, name: str, whose: str) -> None:
-        import pluggy
-
-        manager = self.manager()
-        if manager.has_plugin(name):
-            return
-        manager.register(module, name=name)
-        try:
-            manager.check_pending()
-        except pluggy.PluginValidationError as error:
-            manager.unregister(module)
-            raise PluginError(f"plugin {whose} implements an unknown hook: {error}") from error
+        Raises:
+            PluginError: one cannot be imported, or has no hook or a wrong one.
+        """
+        manager = _manager()
+        for name in dict.fromkeys(names):
+            try:
+                module = importlib.import_module(name)
+            except (Exception, SystemExit) as error:
+                raise PluginError(f"hooks {name} cannot be imported: {_reason(error)}") from error
+            _register(manager, module, name)
+        return manager.hook
 
     def _load(self, module: ModuleType, name: str, whose: str) -> dict[tuple[str, str], type[Component]]:
-        self._register(module, name, whose)
+        manager = _manager()
+        _register(manager, module, whose)
+        if not manager.hook.rlkit_register.get_hookimpls():
+            raise PluginError(
+                f"plugin {whose}: module {name} has no hook rlkit_register\n"
+                "define `rlkit_register` there, decorated with `@rlkit_core.hookimpl`"
+            )
         try:
-            answers = _Hooks(self.manager(), {name}).rlkit_register()
-        except Exception as error:
-            raise PluginError(f"plugin {whose}: rlkit_register raised {type(error).__name__}: {error}") from error
+            [parts] = manager.hook.rlkit_register() or [None]
+        except (Exception, SystemExit) as error:
+            raise PluginError(f"plugin {whose}: rlkit_register raised {_reason(error)}") from error
+        if not isinstance(parts, (list, tuple)):
+            raise PluginError(f"plugin {whose}: rlkit_register should return a list of config classes, not {parts!r}")
         offers: dict[tuple[str, str], type[Component]] = {}
-        for part in [part for answer in answers for part in answer]:
-            offers[_checked(part, whose)] = part
+        for part in parts:
+            key = _checked(part, whose)
+            if offers.setdefault(key, part) is not part:
+                raise PluginError(
+                    f"plugin {whose}: both {offers[key].__name__} and {part.__name__} are {' '.join(key)}"
+                )
         self._offers[name] = offers
         return offers
 
 
-class _Hooks:
-    """Calls hooks of some registered plugins only."""
+def _installed() -> Iterator[Entry]:
+    """What all installed distributions announce."""
+    seen: set[str] = set()
+    for distribution in importlib.metadata.distributions():
+        try:
+            points = [point for point in distribution.entry_points if point.group.removeprefix(GROUP) in KINDS]
+            # The metadata is parsed only where it is needed: there are hundreds of distributions.
+            name, version = (distribution.metadata["Name"], distribution.version) if points else (None, None)
+        except Exception:  # a distribution with broken metadata must not take the others along
+            continue
+        # The same one again, further down the path (an egg-info beside an editable install): Python finds the first.
+        if not name or _normal(name) in seen:
+            continue
+        seen.add(_normal(name))
+        for point in points:
+            if point.group.startswith(GROUP):
+                yield Entry(point.group.removeprefix(GROUP), point.name, name, version or "?", point.value)
 
-    def __init__(self, manager: pluggy.PluginManager, names: set[str]) -> None:
-        self._manager = manager
-        self._others = [plugin for name, plugin in manager.list_name_plugin() if name not in names and plugin]
 
-    def __getattr__(self, hook: str) -> Any:
-        return self._manager.subset_hook_caller(hook, self._others)
+def _manager() -> pluggy.PluginManager:
+    # One for each purpose: in a common one a plugin's run hooks would act because one of its parts is in use.
+    import pluggy
+
+    from rlkit_core import hookspecs
+
+    manager = pluggy.PluginManager("rlkit")
+    manager.add_hookspecs(hookspecs)
+    return manager
+
+
+def _register(manager: pluggy.PluginManager, module: ModuleType, whose: str) -> None:
+    import pluggy
+
+    try:
+        manager.register(module)
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        raise PluginError(f"plugin {whose} has a hook that rlkit does not know so: {_reason(error)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _normal(distribution: str) -> str:
-    return distribution.lower().replace("_", "-").replace(".", "-")
+    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 def _checked(part: Any, whose: str) -> tuple[str, str]:
@@ -218,16 +245,37 @@ def _checked(part: Any, whose: str) -> tuple[str, str]:
             f"return subclasses of {', '.join(kind.__name__ for kind in KINDS.values())}"
         )
     what = f"plugin {whose}: {part.__name__}"
-    if not part.name:
-        raise PluginError(f"{what} has no name\ngive it `name: ClassVar[str] = ...`, what users type")
+    if not issubclass(part, KINDS.get(part.kind, ())):
+        raise PluginError(f"{what} has kind {part.kind!r}, which is not its base class's\nleave `kind` as it is")
+    name = getattr(part, "name", None)  # pydantic hides a class variable that became a field
+    if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
+        raise PluginError(
+            f"{what} has no name\ngive it `name: ClassVar[str] = ...`, what users type: letters, digits, _.-"
+        )
     if not (part.__doc__ or "").strip():
         raise PluginError(f"{what} has no docstring\nits first line is the help that users see")
+    if inspect.isabstract(part):
+        raise PluginError(f"{what} does not define {', '.join(sorted(part.__abstractmethods__))}")
+    slots = slots_of(part)
     for field, info in part.model_fields.items():
         if not info.description:
-            raise PluginError(f"{what}.{field} has no description\ngive it Field(description=...): help and docs show it")
+            raise PluginError(
+                f"{what}.{field} has no description\ngive it Field(description=...): help and docs show it"
+            )
         if issubclass(part, AlgorithmConfig) and field in _run_settings():
             raise PluginError(f"{what}.{field} would hide the run's own setting of that name\nrename it")
+        if field not in slots and _holds_component(info.annotation):
+            raise PluginError(
+                f"{what}.{field} holds a component but is no slot\n"
+                "type it with a kind's own class alone, such as EstimatorConfig"
+            )
     return part.kind, part.name
+
+
+def _holds_component(annotation: Any) -> bool:
+    if inspect.isclass(annotation) and issubclass(annotation, Component):
+        return True
+    return any(map(_holds_component, get_args(annotation)))
 
 
 def _run_settings() -> set[str]:

@@ -247,7 +247,7 @@ class ReturnEstimator(ABC):
             rollout: T steps of N environments.
             next_values: `[T, N]`, values of `rollout.next_obs`, in the units of the targets.
             values: `[T, N]`, values of `rollout.obs`, in the units of the targets; without them there is no baseline,
-                and the advantages are the returns.
+                and the advantages are the returns, in the unit of the targets.
             log_probs: `[T, N]`, of the actions under the policy that learns, for estimators that correct for the
                 policy that acted.
             update: False leaves all state as it is: for asking again about steps that were already counted.
@@ -352,12 +352,13 @@ class LambdaEstimator(ReturnEstimator):
         elif self.normalize == "per_episode":
             targets = self._normalize_episodes(G, rollout)
         A = np.where(valid, targets - V, 0)  # [T, N], never the same memory as the targets
+        advantages = _to_tensor("advantages", A)
         if running:
             if update:
                 self.statistics.update(G, valid)
             targets = np.where(valid, self.statistics.to_normalized(G), 0)
-            A /= self.statistics.std
-        return Returns(_to_tensor("targets", targets), _to_tensor("advantages", A))
+            advantages = advantages / self.statistics.std
+        return Returns(_to_tensor("targets", targets), advantages)
 
     def _normalize_episodes(self, G: Floats, rollout: Rollout) -> Floats:
         ends = (rollout.terminated | rollout.truncated).numpy()

@@ -6,6 +6,7 @@ Streams never overlap, whatever the seeds of neighbouring runs: `seed + i` would
 from __future__ import annotations
 
 import hashlib
+import operator
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,9 +40,8 @@ class SeedStream:
 
     def _sequence(self, *names: str | int) -> np.random.SeedSequence:
         # Names become numbers by a hash of their text: Python's own hash() differs from process to process.
-        key = [
-            int.from_bytes(hashlib.sha256(repr(name).encode()).digest()[:4], "little") for name in (*self.path, *names)
-        ]
+        texts = [repr(name if isinstance(name, str) else operator.index(name)) for name in (*self.path, *names)]
+        key = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little") for text in texts]
         return np.random.SeedSequence(self.seed, spawn_key=key)
 
 
@@ -51,15 +51,18 @@ def global_generators(seeds: SeedStream) -> Iterator[None]:
     import torch
 
     python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
-    random.seed(seeds.integer("python"))
-    np.random.seed(seeds.integer("numpy"))
-    # torch.manual_seed would also touch every CUDA device, which a run on the CPU must not initialise.
-    torch.default_generator.manual_seed(seeds.integer("torch"))
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.manual_seed_all(seeds.integer("cuda"))
+    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     try:
+        random.seed(seeds.integer("python"))
+        np.random.seed(seeds.integer("numpy"))
+        # Not torch.manual_seed, which would also look for every other kind of device.
+        torch.default_generator.manual_seed(seeds.integer("torch"))
+        # Where CUDA is not in use yet this only leaves a note for then: a run on the CPU must not initialise it.
+        torch.cuda.manual_seed_all(seeds.integer("cuda"))
         yield
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
         torch.random.set_rng_state(torch_state)
+        if cuda_states:
+            torch.cuda.set_rng_state_all(cuda_states)

@@ -317,7 +317,7 @@ class _Training:
             return
         for episodes in CONFIRMATIONS:
             evaluation = self._greedy("confirmation", episodes, nominal)
-            if evaluation.mean < goal:
+            if evaluation.surely < goal:
                 return
         self.result.reached = f"greedy return {evaluation.mean:.1f} over {episodes} episodes"
         self.final = evaluation

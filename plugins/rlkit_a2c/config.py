@@ -35,8 +35,12 @@ class A2CConfig(AlgorithmConfig):
     value_coef: float = Field(0.5, ge=0, description="weight of the value loss")
     entropy_coef: float = Field(0.0, ge=0, description="weight of the entropy, which keeps the policy exploring")
     reduction: Literal["mean", "sum"] = Field("mean", description="losses are averaged, or summed, over the steps")
-    normalize_advantages: bool = Field(True, description="advantages to mean 0 and deviation 1 in each update")
-    normalize_observations: bool = Field(False, description="observations to running mean 0 and deviation 1")
+    normalize_advantages: bool = Field(
+        False,
+        description="advantages to mean 0 and deviation 1 in each update; without it they are in the unit of the "
+        "targets, so that where everything goes well the noise that is left stays small",
+    )
+    normalize_observations: bool = Field(True, description="observations to running mean 0 and deviation 1")
     head_init: Literal["orthogonal", "default"] = Field(
         "orthogonal",
         description="initial weights of the heads: orthogonal, the policy's so small that all actions are about "
