@@ -83,7 +83,7 @@ def save_policy(
             os.fsync(file.fileno())
         write_json(temporary / "policy.json", {**content, "sha256": _hash(content)})
         _sync(temporary)
-        # A folder cannot be replaced in one step. At each moment here `path` or `old` is whole, and `load_policy` knows.
+        # A folder cannot be replaced in one step. At each moment `path` or `old` is whole, and `load_policy` knows.
         if path.exists():
             if old.exists():
                 shutil.rmtree(old)
@@ -304,7 +304,9 @@ def space_from_data(data: Mapping[str, Any]) -> gymnasium.Space[Any]:
     if kind == "MultiDiscrete":
         return spaces.MultiDiscrete(data["nvec"], dtype=_number_type(data["dtype"]).type, start=data["start"])
     if kind == "MultiBinary":
-        return spaces.MultiBinary(data["n"] if _shape([data["n"]] if isinstance(data["n"], int) else data["n"]) else 0)
+        n = data["n"]
+        _shape(n if isinstance(n, list) else [n])
+        return spaces.MultiBinary(n)
     if kind == "Dict":
         # Pairs, because Gymnasium sorts the names of a dict, and the weights belong to the order as it was.
         return spaces.Dict([(key, space_from_data(part)) for key, part in data["spaces"].items()])

@@ -62,10 +62,13 @@ def dump(model: BaseModel) -> dict[str, Any]:
     for slot in slots_of(type(model)):
         data[slot] = dump(getattr(model, slot))
     fields = {name: data[name] for name in type(model).model_fields}
-    if not isinstance(model, Component):
-        return fields
-    distribution = vars(type(model)).get("distribution")  # of the class itself: a part made from another is not its
-    return {"name": f"{distribution}:{model.name}" if distribution else model.name, **fields}
+    return {"name": full_name(type(model)), **fields} if isinstance(model, Component) else fields
+
+
+def full_name(component: type[Component]) -> str:
+    """The name by which the registry finds a component, with its distribution where that is needed."""
+    distribution = vars(component).get("distribution")  # of the class itself: a part made from another is not its
+    return f"{distribution}:{component.name}" if distribution else component.name
 
 
 @dataclass(frozen=True)

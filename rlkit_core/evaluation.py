@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ class Evaluation:
     @property
     def surely(self) -> float:
         """Mean return less its standard error: what is reached not just by a lucky draw of episodes."""
-        return self.mean - float(np.std(self.returns)) / len(self.returns) ** 0.5
+        return self.mean - float(np.std(self.returns)) / math.sqrt(len(self.returns))
 
     def quantile(self, q: float) -> float:
         """Quantile of the returns, `q` from 0 to 1."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from rlkit_core.component import AlgorithmConfig
+from rlkit_core.component import AlgorithmConfig, full_name
 from rlkit_core.config import Data, Draft, RunConfig, did_you_mean
 from rlkit_core.errors import PluginError, UsageError
 from rlkit_core.registry import Registry
@@ -100,24 +100,15 @@ def configure(
     algorithm, env = draft.slots.get("algorithm"), draft.slots.get("env")
     name: str | None = None
     below: Data = {}
-    if algorithm is not None and issubclass(algorithm.cls, AlgorithmConfig):
+    if any(isinstance(layer.get("algorithm"), AlgorithmConfig) for layer in layers):
+        # An instance says all there is to say about the algorithm: nothing is left for a preset to set.
+        if preset not in (None, "none"):
+            raise UsageError(f"preset {preset} needs the algorithm's name, not an instance that has all its settings")
+    elif algorithm is not None and issubclass(algorithm.cls, AlgorithmConfig):
         env_id = env.fields.get("id") if env is not None else None
         name, below = choose_preset(algorithm.cls, env_id, preset)
-    if not below:
+    if algorithm is None or not below:
         return RunConfig.parse(*layers, registry=registry), name
     # The algorithm is named below its preset's settings, which belong to it whatever layer names it.
-    named = {"algorithm": {"name": _algorithm_name(layers)}}
+    named = {"algorithm": {"name": full_name(algorithm.cls)}}
     return RunConfig.parse(named, below, *layers, registry=registry), name
-
-
-def _algorithm_name(layers: Sequence[Mapping[str, Any]]) -> str:
-    """The algorithm's name as the layers give it, maybe with its distribution."""
-    name = ""
-    for layer in layers:
-        given = layer.get("algorithm")
-        if isinstance(given, Mapping):
-            given = given.get("name")
-        elif isinstance(given, AlgorithmConfig):
-            given = given.name
-        name = given or name
-    return name

@@ -410,7 +410,7 @@ def _check_finite(what: str, x: Floats) -> None:
     finite = np.isfinite(x)
     if not finite.all():
         count, at = finite.size - np.count_nonzero(finite), np.argwhere(~finite)[0].tolist()
-        raise Diverged(f"{count} of {x.size} {what} are not finite, the first at {at}: {x[tuple(at)]}.")
+        raise Diverged(f"{count} of {x.size} {what} are not finite, the first at {at}: {x[tuple(at)]}")
 
 
 def _to_tensor(what: str, x: Floats) -> Tensor:

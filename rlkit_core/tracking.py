@@ -496,6 +496,9 @@ class TrackingProcess:
         state = read_tracking(RunFolder(self._run_dir))
         where = store_of(state) if state["tracker"] else "the tracker"
         reason = self._problem or state["error"]
+        if late and reason is not None and self._process is not None:
+            # The store is away: `rlkit sync`, which is about to be named, must not find this process in its way.
+            self._process.kill()  # nothing less: it ignores other signals, and what it was sending is sent again
         if late and reason is None:
             return (
                 f"the record is still being sent to {where}, for a minute at most\n"

@@ -118,9 +118,13 @@ def run(
     """Do a run with complete settings; see `train`."""
     env = config.env.resolve(config.algorithm.collector.num_envs)
     threshold = _threshold(config)
-    config = config.model_copy(update={"env": env})
+    config = config.model_copy(update={"env": env, "device": _device(config.device)})
+    hooks = registry.hooks(config.hooks) if config.hooks else None
     source = RunFolder.open(init_from).path if init_from is not None else None
-    folder = RunFolder.create(Path(run_dir)) if run_dir is not None else RunFolder.create_new(config.resolved_group, config.seed)
+    if run_dir is not None:
+        folder = RunFolder.create(Path(run_dir))
+    else:
+        folder = RunFolder.create_new(config.resolved_group, config.seed)
     display = progress(progress_mode, config.total_steps)
     try:
         write_json(folder.config_path, config.dump())
@@ -129,9 +133,10 @@ def run(
         folder.write_status("running")
         display.line(_headline(config, preset, threshold))
         tracking = TrackingProcess.start(folder.path) if config.tracker.active else None
+        result = Result(folder.path)
         try:
-            result = Result(folder.path)
-            _in_its_own_world(config, registry, folder, source, threshold, display, result)
+            with _own_world(config):
+                _Training(config, folder, display, result, threshold, hooks, source, registry).run()
             folder.write_status(result.state, result=_plain(result))
         except BaseException as error:
             _record_failure(folder, error)
@@ -148,9 +153,10 @@ def run(
 def _headline(config: RunConfig, preset: str | None, threshold: float | None) -> str:
     collector = config.algorithm.collector
     how = getattr(config.env, "vectorization", "")
+    many = "1 environment" if collector.num_envs == 1 else f"{collector.num_envs} environments"
     goal = f"until {threshold:g}, at most" if threshold is not None else "for"
     return (
-        f"{config.algorithm.name} on {config.env.id} ({collector.num_envs} environments{', ' + how if how else ''}), "
+        f"{config.algorithm.name} on {config.env.id} ({many}{', ' + how if how else ''}), "
         f"seed {config.seed}, {goal} {config.total_steps:,} steps" + (f", preset {preset}" if preset else "")
     )
 
@@ -188,23 +194,16 @@ def _record_failure(folder: RunFolder, error: BaseException) -> None:
         folder.write_status("interrupted" if code == 130 else "failed", error=str(error))
 
 
-def _in_its_own_world(
-    config: RunConfig,
-    registry: Registry,
-    folder: RunFolder,
-    init_from: Path | None,
-    threshold: float | None,
-    display: Progress,
-    result: Result,
-) -> None:
-    """Run the loop with torch's threads and all global generators set, and set back afterwards."""
+@contextlib.contextmanager
+def _own_world(config: RunConfig) -> Iterator[None]:
+    """Torch's threads and all global generators set for the run, and set back afterwards."""
     import torch
 
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
     try:
         with global_generators(SeedStream(config.seed, "global")):
-            _Training(config, registry, folder, init_from, threshold, display, result).run()
+            yield
     finally:
         torch.set_num_threads(threads)
 
@@ -215,22 +214,22 @@ class _Training:
     def __init__(
         self,
         config: RunConfig,
-        registry: Registry,
         folder: RunFolder,
-        init_from: Path | None,
-        threshold: float | None,
         display: Progress,
         result: Result,
+        threshold: float | None,
+        hooks: Any,
+        init_from: Path | None,
+        registry: Registry,
     ) -> None:
         self.config = config
         self.folder = folder
-        self.threshold = threshold
         self.display = display
         self.result = result
+        self.threshold = threshold
+        self.hooks = hooks
         self.seeds = SeedStream(config.seed)
-        self.hooks = registry.hooks(config.hooks) if config.hooks else None
-        device = _device(config.device)
-        self.collector = config.algorithm.collector.build(config.env, self.seeds.stream("collector"), device)
+        self.collector = config.algorithm.collector.build(config.env, self.seeds.stream("collector"), config.device)
         try:
             self.learner: Learner = config.algorithm.build(
                 Setup(
@@ -238,7 +237,7 @@ class _Training:
                     action_space=self.collector.action_space,
                     num_envs=config.algorithm.collector.num_envs,
                     total_steps=config.total_steps,
-                    device=device,
+                    device=config.device,
                     seeds=self.seeds.stream("learner"),
                 )
             )
@@ -250,7 +249,6 @@ class _Training:
             raise
         self.recorder = _Recorder()
         self.num_evaluations = 0
-        self.confirmed = False
         self.best = -math.inf
         self.final: Evaluation | None = None
 
@@ -380,13 +378,16 @@ def _next(at: int, every: int, steps: int) -> int:
 
 
 def _device(name: str) -> str:
+    """`cpu` or `cuda`, decided before a run folder exists; torch is asked only where it has to be."""
+    if name == "cpu":
+        return name
     import torch
 
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
+    if torch.cuda.is_available():
+        return "cuda"
+    if name == "cuda":
         raise UsageError("device cuda: torch finds no CUDA device here\ntake device cpu, or auto")
-    return name
+    return "cpu"
 
 
 class _Recorder:

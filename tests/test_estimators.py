@@ -404,7 +404,7 @@ def test_non_finite_is_an_error(mode: Any, where: str, bad: float) -> None:
         e.estimate(replace(rollout, rewards=arrays["rewards"]), arrays["next_values"], values=arrays["values"])
     what = "advantages" if where == "values" else "returns"
     shown = -bad if where == "values" else bad
-    assert str(error.value) == f"1 of 4 {what} are not finite, the first at [1, 1]: {shown}."
+    assert str(error.value) == f"1 of 4 {what} are not finite, the first at [1, 1]: {shown}"
     assert e.state_dict() == before
 
 
@@ -418,7 +418,7 @@ def test_overflow_of_the_result_is_an_error(recwarn: pytest.WarningsRecorder) ->
     e.load_state_dict({"count": 2, "mean": 0.0, "m2": 2e-60, "noise": 0.0})
     with pytest.raises(Diverged) as error:
         e.estimate(rollout_of([[1e10]], [[1]]), torch.zeros(1, 1), update=False)
-    assert str(error.value) == "1 of 1 targets are not finite, the first at [0, 0]: inf."
+    assert str(error.value) == "1 of 1 targets are not finite, the first at [0, 0]: inf"
     assert not recwarn.list
 
 

@@ -153,7 +153,7 @@ def test_n8_non_finite_is_an_error(bad: float) -> None:
             normalize(x)
     with pytest.raises(Diverged) as error:
         normalize([[1.0, bad], [bad, 3.0]], [[True, True], [False, True]])
-    assert str(error.value) == f"1 of 3 values to be normalised are not finite, the first at [1]: {bad}."
+    assert str(error.value) == f"1 of 3 values to be normalised are not finite, the first at [1]: {bad}"
 
 
 @given(vectors(min_size=1), st.data())
@@ -316,7 +316,7 @@ def test_running_refuses_what_is_not_finite() -> None:
     before = statistics.state_dict()
     with pytest.raises(Diverged) as error:
         statistics.update([1.0, np.inf])
-    assert str(error.value) == "1 of 2 values to be normalised are not finite, the first at [1]: inf."
+    assert str(error.value) == "1 of 2 values to be normalised are not finite, the first at [1]: inf"
     assert statistics.state_dict() == before
 
 

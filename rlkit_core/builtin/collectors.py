@@ -18,7 +18,7 @@ class StepsConfig(CollectorConfig):
 
     name: ClassVar[str] = "steps"
 
-    num_envs: int = Field(8, ge=1, description="environments stepped together")
+    num_envs: int = Field(8, ge=1, le=65_536, description="environments stepped together")
     num_steps: int = Field(32, ge=1, description="steps per environment and rollout")
 
     def build(self, env: EnvironmentConfig, seeds: SeedStream, device: str) -> Collector:
@@ -34,7 +34,7 @@ class EpisodesConfig(CollectorConfig):
     name: ClassVar[str] = "episodes"
     whole_episodes: ClassVar[bool] = True
 
-    num_envs: int = Field(1, ge=1, description="environments, each giving one episode per rollout")
+    num_envs: int = Field(1, ge=1, le=65_536, description="environments, each giving one episode per rollout")
 
     def build(self, env: EnvironmentConfig, seeds: SeedStream, device: str) -> Collector:
         """Build it with its environments."""

@@ -49,7 +49,7 @@ class GymnasiumConfig(EnvironmentConfig):
     name: ClassVar[str] = "gymnasium"
 
     id: str = Field(description="registered name, such as CartPole-v1")
-    kwargs: dict[str, Any] = Field({}, description="arguments of the environment, such as gravity=5.0")
+    kwargs: dict[str, Any] = Field({}, description="arguments of the environment, such as sutton_barto_reward=true")
     wrappers: tuple[WrapperConfig, ...] = Field(
         (),
         description="Gymnasium's wrappers, from the inside out, such as FrameStackObservation:stack_size=4; "
