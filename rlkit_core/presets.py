@@ -107,8 +107,10 @@ def configure(
     elif algorithm is not None and issubclass(algorithm.cls, AlgorithmConfig):
         env_id = env.fields.get("id") if env is not None else None
         name, below = choose_preset(algorithm.cls, env_id, preset)
-    if algorithm is None or not below:
+    if not below:
         return RunConfig.parse(*layers, registry=registry), name
     # The algorithm is named below its preset's settings, which belong to it whatever layer names it.
+    assert algorithm is not None
+    assert issubclass(algorithm.cls, AlgorithmConfig)
     named = {"algorithm": {"name": full_name(algorithm.cls)}}
     return RunConfig.parse(named, below, *layers, registry=registry), name

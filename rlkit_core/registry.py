@@ -158,6 +158,8 @@ class Registry:
             except (Exception, SystemExit) as error:
                 raise PluginError(f"hooks {name} cannot be imported: {_reason(error)}") from error
             _register(manager, module, name)
+            if not any(caller.name != "rlkit_register" for caller in manager.get_hookcallers(module) or ()):
+                raise PluginError(f"hooks {name}: the module has no run hook\ndecorate it with `@rlkit_core.hookimpl`")
         return manager.hook
 
     def _load(self, module: ModuleType, name: str, whose: str) -> dict[tuple[str, str], type[Component]]:

@@ -218,7 +218,7 @@ class RunningNormalizer:
 
 
 class Returns(NamedTuple):
-    """What a step was worth, and by how much that was better than expected, in the same unit; neither has a gradient."""
+    """What a step was worth, and by how much that beat expectations, in the same unit; neither has a gradient."""
 
     targets: Tensor  # [T, N] float32
     advantages: Tensor  # [T, N] float32

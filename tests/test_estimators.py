@@ -191,7 +191,7 @@ def test_b3_the_observation_after_a_reset_is_not_read() -> None:
 
 
 def test_running_by_hand() -> None:
-    """Up, compute, take in, down: the values come with one set of statistics, targets and advantages go with the next."""
+    """Up, compute, take in, down: values come with one set of statistics, targets and advantages go with the next."""
     e = LambdaEstimator(0.5, normalize="running")
     e.load_state_dict({"count": 2, "mean": 3.0, "m2": 8.0, "noise": 0.0})  # std 2
     rollout = rollout_of([[1.0], [2]], [[0], [0]])

@@ -77,7 +77,7 @@ class A2C(Learner):
         }
 
     def losses(self, obs: Tree, taken: Tensor, targets: Tensor, advantages: Tensor) -> dict[str, Tensor]:
-        """The loss and its parts, 0-d, of `B` steps; `advantages` carry no gradient, so the heads do not meet in them."""
+        """The loss and its parts, 0-d, of B steps; `advantages` carry no gradient, so the heads do not meet in them."""
         config = self.config
         log_probs, entropies, values = self.policy.evaluate(obs, taken)  # [B]
         reduce = torch.mean if config.reduction == "mean" else torch.sum

@@ -27,7 +27,7 @@ class ActorCritic(Policy):
         normalize_observations: put an `ObservationNormalizer` before the trunk.
         log_std_init: initial logarithm of the deviation of continuous actions.
         orthogonal_init: heads orthogonal with gain 0.01 (policy) and 1 (value), else torch's default; "What Matters in
-            On-Policy Reinforcement Learning?" (Andrychowicz et al. 2021, arXiv:2006.05990, section 3.2) has the reasons.
+            On-Policy Reinforcement Learning?" (Andrychowicz et al. 2021, arXiv:2006.05990, section 3.2) says why.
         device: where the weights live; observations and answers are moved there and stay there.
 
     Raises:

@@ -47,7 +47,8 @@ class DiscountedConfig(EstimatorConfig):
         """Refuse rollouts of cut episodes where nothing is bootstrapped per episode or batch."""
         if self.normalize in ("per_episode", "per_batch") and not collector.whole_episodes:
             raise ValueError(
-                f"estimator normalize {self.normalize} needs whole episodes: take collector episodes, not {collector.name}"
+                f"estimator normalize {self.normalize} needs whole episodes: "
+                f"take collector episodes, not {collector.name}"
             )
 
     def build(self) -> ReturnEstimator:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import gymnasium
@@ -32,7 +33,7 @@ class MLP(Network):
         self._activation = torch.relu if activation == "relu" else torch.tanh
         widths = [encoded_size(observation_space), *hidden]
         self.num_features = widths[-1]
-        layers = [nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)]
+        layers = [nn.Linear(a, b) for a, b in pairwise(widths)]
         if init == "orthogonal":
             for layer in layers:
                 orthogonal(layer, 2**0.5)

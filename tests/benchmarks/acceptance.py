@@ -21,8 +21,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import rlkit_core
-
 RLKIT = str(Path(sys.executable).with_name("rlkit"))
 
 
@@ -87,11 +85,12 @@ def measure(name: str, row: Row, jobs: int) -> bool:
 def main() -> int:
     """Measure the rows that are named, or all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rows", nargs="*", choices=[[], *ROWS], help="default: all")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; default: all")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs side by side")
     arguments = parser.parse_args()
-    print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}, {rlkit_core.__name__}")
-    return 0 if all([measure(name, ROWS[name], arguments.jobs) for name in arguments.rows or ROWS]) else 1
+    print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    good = [measure(name, ROWS[name], arguments.jobs) for name in arguments.rows or ROWS]
+    return 0 if all(good) else 1
 
 
 if __name__ == "__main__":
