@@ -198,9 +198,7 @@ class Draft:
                     self.fields[key] = None if value == "none" and _may_be_none(self.cls, key) else value
             else:
                 names = [*self.cls.model_fields, *(["name"] if issubclass(self.cls, Component) else [])]
-                # Looking for a similar name takes long enough to be felt where a file has thousands of wrong ones.
-                hint = did_you_mean(str(key), names) if len(problems) < 20 else ""
-                problems.append((here, f"there is no such setting{hint}"))
+                problems.append((here, f"there is no such setting{did_you_mean(str(key), names)}"))
 
     def _refuse(self, key: str, path: tuple[str, ...], message: str, problems: Problems) -> None:
         """Note what is wrong with a setting, and judge nothing else by what it is now."""
@@ -448,7 +446,7 @@ def read_config_file(path: Path) -> Data:
         else:
             data = _read_yaml(text)
     except RecursionError:
-        raise UsageError(f"{path} is no valid {path.suffix[1:].upper()}: it is nested too deeply") from None
+        raise UsageError(f"{path} is nested too deeply") from None
     except Exception as error:
         message = " ".join(str(error).split())[:300]
         raise UsageError(f"{path} is no valid {path.suffix[1:].upper()}: {message}") from error

@@ -57,8 +57,14 @@ class Registry:
         self._offers: dict[str, dict[tuple[str, str], type[Component]]] = {}
         self._entries: list[Entry] | None = None
         self._given: list[Entry] = []
+        self._modules: dict[str, ModuleType] = {}
         for plugin in plugins:
             name = plugin.__name__
+            self._modules[name] = plugin
+            manager = _manager()
+            _register(manager, plugin, name)
+            if manager.get_hookcallers(plugin) and not manager.hook.rlkit_register.get_hookimpls():
+                continue  # run hooks only, for `hooks`
             for kind, part in self._load(plugin, name, name):
                 self._given.append(Entry(kind, part, name, str(getattr(plugin, "__version__", "?")), name))
 
@@ -154,7 +160,7 @@ class Registry:
         manager = _manager()
         for name in dict.fromkeys(names):
             try:
-                module = importlib.import_module(name)
+                module = self._modules.get(name) or importlib.import_module(name)
             except (Exception, SystemExit) as error:
                 raise PluginError(f"hooks {name} cannot be imported: {_reason(error)}") from error
             _register(manager, module, name)

@@ -499,6 +499,8 @@ class TrackingProcess:
         if late and reason is not None and self._process is not None:
             # The store is away: `rlkit sync`, which is about to be named, must not find this process in its way.
             self._process.kill()  # nothing less: it ignores other signals, and what it was sending is sent again
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(1.0)  # its lock goes with it
         if late and reason is None:
             return (
                 f"the record is still being sent to {where}, for a minute at most\n"

@@ -320,7 +320,7 @@ class _Training:
         self.result.reached = f"greedy return {evaluation.mean:.1f} over {episodes} episodes"
         self.final = evaluation
 
-    def _greedy(self, prefix: str, episodes: int, nominal: int) -> Evaluation:
+    def _greedy(self, prefix: str, episodes: int, nominal: int | None = None) -> Evaluation:
         from rlkit_core.evaluation import evaluate_policy
 
         seeds = self.seeds.stream("evaluation", self.num_evaluations)
@@ -328,7 +328,8 @@ class _Training:
         evaluation = evaluate_policy(self.learner.policy, self.config.env, seeds, episodes, self.config.eval_max_steps)
         metrics = evaluation.metrics(prefix)
         self.recorder.latest.update(metrics)
-        self.journal.append(self.result.steps, {**metrics, f"{prefix}/nominal_step": float(nominal)})
+        due = {} if nominal is None else {f"{prefix}/nominal_step": float(nominal)}
+        self.journal.append(self.result.steps, {**metrics, **due})
         self.result.evaluation_return, self.result.evaluation_episodes = evaluation.mean, episodes
         return evaluation
 
@@ -339,7 +340,7 @@ class _Training:
         if self.final is not None:  # confirmation stopped the run: the policy has just been evaluated
             self.journal.append(result.steps, self.final.metrics("final"))
         elif result.signal is None:  # a signal's sender waits for nothing
-            self._greedy("final", CONFIRMATIONS[0], result.steps)
+            self._greedy("final", CONFIRMATIONS[0])
         self._save_policy("last")
         result.seconds = seconds
         self.display.finish(result.steps, self.recorder.latest)

@@ -398,6 +398,7 @@ def test_a_failed_save_leaves_the_old_or_the_new_policy(
         assert same(loaded, new[1]) or (not done and same(loaded, old)), number
         if not isinstance(error, Killed) and not done:
             assert not (tmp_path / ".last.tmp").exists()
+            assert (path / "policy.json").exists()
         if calls() < number:
             break
         save_policy(path, new[1], new[0], SPACES["box"], SPACES["discrete"], {})  # and the next one works

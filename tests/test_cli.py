@@ -35,6 +35,7 @@ def _here(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     before = list(sys.path)
+    sys.path[:] = [entry for entry in before if entry]  # an earlier test may have let modules of its folder count
     yield
     sys.path[:] = before
 
@@ -491,7 +492,7 @@ def test_a_strangers_parts_get_their_options(rlkit, printed, refused, tmp_path, 
         (["run", "a2c"], ["--env is missing: registered name, such as CartPole-v1"]),
         ([*CARTPOLE, "--seed"], ["--seed needs a value", "what it takes is shown with --help"]),
         (["run", "a2c", "CartPole-v1"], ["unexpected: CartPole-v1", "usage: rlkit run a2c --env ID [OPTIONS]"]),
-        ([*CARTPOLE, "--preset", "notbook"], ["a2c has no preset notbook; did you mean notebook?", "it has: notebook"]),
+        ([*CARTPOLE, "--preset", "notbook"], ["a2c has no preset notbook; did you mean notebook?", "it has: notebook, acrobot, pendulum"]),
         ([*CARTPOLE, "--config", "no.toml"], ["cannot read no.toml: No such file or directory"]),
         ([*CARTPOLE, "--device", "tpu"], ["--device: should be 'cpu', 'cuda' or 'auto', not 'tpu'"]),
         ([*CARTPOLE, "--env.kwargs", "x"], ["--env.kwargs: should be name=value, not 'x'"]),

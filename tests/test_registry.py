@@ -145,7 +145,7 @@ CONTRACT = {
     "no build": (GOOD.replace("def build", "def built"), "does not define build"),
     "twice": (
         GOOD.replace("[VTraceConfig]", "[VTraceConfig, type('B', (VTraceConfig,), {'__doc__': 'B'})]"),
-        "are both",
+        "both VTraceConfig and B are",
     ),
     "no slot": (
         GOOD.replace("clip: float = Field(1.0,", "clip: NetworkConfig | None = Field(None,"),
@@ -264,6 +264,9 @@ def test_run_hooks_act_only_when_named(site: Site) -> None:
     hooks = registry.hooks(["loud", "loud"])
     registry.get("estimator", "vtrace")
     hooks.rlkit_iteration_finished(step=3, metrics={})
+    spy = module("given_spy", SPY)
+    Registry(plugins=[spy]).hooks(["given_spy"]).rlkit_iteration_finished(step=5, metrics={})
+    assert spy.seen == [5]
     Registry().hooks([]).rlkit_iteration_finished(step=4, metrics={})
     assert sys.modules["loud"].seen == [3]
     assert sys.modules["quiet"].seen == []

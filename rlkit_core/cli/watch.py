@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,8 @@ def command(
 ) -> None:
     """Render episodes, one after the other."""
     path = None if video is None else _video_path(video)
+    if path is not None:
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # else pygame looks for a screen, and complains if there is none
 
     from rlkit_core.checkpoint import load_policy
     from rlkit_core.evaluation import open_run, play_episodes

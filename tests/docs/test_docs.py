@@ -234,11 +234,15 @@ def test_every_error_is_on_its_page_with_its_exit_code() -> None:
 
 def test_every_journal_key_is_explained(tmp_path: Path) -> None:
     text = "".join((DOCS / page).read_text(encoding="utf-8") for page in ("metrics.md", "algorithms/a2c.md"))
-    settings = {"total_steps": 600, "log_every": 256, "tracker": "none"}
-    rlkit_core.train("a2c", env="CartPole-v1", **settings, progress="none", run_dir=tmp_path / "run")
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    keys = {key for line in lines for key in json.loads(line)["metrics"]}
-    assert {"rollout/return", "evaluation/return", "learner/loss"} <= keys
+    settings = {"total_steps": 600, "log_every": 256, "tracker": "none", "progress": "none"}
+    keys = set()
+    for stop_at in (1.0, 500.0):  # reached at the first confirmation, and not reached
+        run_dir = tmp_path / str(stop_at)
+        rlkit_core.train("a2c", env="CartPole-v1", **settings, stop_at=stop_at, run_dir=run_dir)
+        lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        keys |= {key for line in lines for key in json.loads(line)["metrics"]}
+    expected = {"rollout/return", "learner/loss", "evaluation/return", "confirmation/return", "final/return"}
+    assert expected <= keys
     assert sorted(key for key in keys if f"`{key}`" not in text) == []
 
 
@@ -247,8 +251,9 @@ def test_every_file_of_a_run_folder_is_explained(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     train = rlkit_core.train
     train("a2c", env="CartPole-v1", total_steps=300, tracker="tensorboard", progress="none", run_dir=run_dir)
-    with pytest.raises(errors.PluginError):
-        train("a2c", env="CartPole-v1", hooks=("no_such_module",), tracker="none", run_dir=tmp_path / "failed")
+    with pytest.raises(errors.Diverged):
+        diverging = {"algorithm": {"name": "a2c", "learning_rate": 1e30}}
+        train(diverging, env="CartPole-v1", tracker="none", progress="none", run_dir=tmp_path / "failed")
     files = {path.name for path in [*run_dir.rglob("*"), *(tmp_path / "failed").rglob("*")] if path.is_file()}
     files = {name for name in files if not name.startswith("events.out.tfevents")}
     assert {"metrics.jsonl", "config.json", "policy.safetensors"} <= files

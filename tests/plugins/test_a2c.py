@@ -100,11 +100,15 @@ def test_targets_and_advantages_carry_no_gradient() -> None:
 
 def test_losses_are_the_equations() -> None:
     learner = build(entropy_coef=0.01)
+    learner.update(make_rollout(learner, seed=1))  # the statistics of the observations leave 0 and 1
     rollout = make_rollout(learner)
     obs, actions = rollout.obs.flatten(0, 1), rollout.actions.flatten()
     targets, advantages = torch.randn(24), torch.randn(24)
     losses = learner.losses(obs, actions, targets, advantages)
-    features = learner.policy.trunk(obs)
+    assert learner.policy.normalizer is not None
+    normalized = learner.policy.normalizer(obs)
+    assert not torch.allclose(normalized, obs, atol=0.1)
+    features = learner.policy.trunk(normalized)
     distribution = torch.distributions.Categorical(logits=learner.policy.policy_head(features))
     values = learner.policy.value_head(features)[:, 0]
     policy_loss = -(distribution.log_prob(actions) * advantages).mean()
@@ -191,7 +195,7 @@ def test_the_linear_schedule_falls_to_zero() -> None:
 
 
 def test_a_rollout_of_one_step_is_finite() -> None:
-    for settings in ({}, {"normalize_advantages": False}, {"estimator": LambdaConfig()}):
+    for settings in ({}, {"normalize_advantages": True}, {"estimator": LambdaConfig()}):
         learner = build(**settings)
         metrics = learner.update(make_rollout(learner, T=1, N=1))
         assert all(np.isfinite(float(value)) for value in metrics.values())
@@ -216,7 +220,7 @@ def test_explained_variance() -> None:
 
 
 def test_explained_variance_has_no_unit() -> None:
-    """Of the raw returns, though targets and values are normalised."""
+    """Targets and advantages are in one unit: the share is that of the raw returns."""
     learner = build()
     learner.update(make_rollout(learner))
     rollout = make_rollout(learner, seed=1)
