@@ -41,7 +41,9 @@ def command(
     """Render episodes, one after the other."""
     path = None if video is None else _video_path(video)
     if path is not None:
-        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # else pygame looks for a screen, and complains if there is none
+        os.environ.setdefault(
+            "SDL_VIDEODRIVER", "dummy"
+        )  # else pygame looks for a screen, and complains if there is none
 
     from rlkit_core.checkpoint import load_policy
     from rlkit_core.evaluation import open_run, play_episodes

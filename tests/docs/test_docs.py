@@ -251,8 +251,8 @@ def test_every_file_of_a_run_folder_is_explained(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     train = rlkit_core.train
     train("a2c", env="CartPole-v1", total_steps=300, tracker="tensorboard", progress="none", run_dir=run_dir)
+    diverging = {"algorithm": {"name": "a2c", "learning_rate": 1e30}}
     with pytest.raises(errors.Diverged):
-        diverging = {"algorithm": {"name": "a2c", "learning_rate": 1e30}}
         train(diverging, env="CartPole-v1", tracker="none", progress="none", run_dir=tmp_path / "failed")
     files = {path.name for path in [*run_dir.rglob("*"), *(tmp_path / "failed").rglob("*")] if path.is_file()}
     files = {name for name in files if not name.startswith("events.out.tfevents")}
