@@ -119,6 +119,24 @@ def _hash(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+def _find(source: str | Path, which: str) -> Path:
+    path = _stored(Path(source)) or _stored(RunFolder.open(source).policy_path(which))
+    if path is None:
+        when = "when training ends" if which == "last" else "at the first evaluation"
+        raise UsageError(f"run {source} has no {which} policy: it is written {when}")
+    return path
+
+
+def policy_about(source: str | Path, which: str = "last") -> dict[str, Any]:
+    """What is stored beside a policy's weights: its algorithm's settings, its spaces, when it was stored.
+
+    Raises:
+        UsageError: there is no such policy.
+        StorageError: it is damaged.
+    """
+    return _read_about(_find(source, which) / "policy.json")
+
+
 def load_policy(
     source: str | Path, *, which: str = "last", registry: Registry | None = None, device: str = "cpu"
 ) -> Policy:
@@ -140,13 +158,7 @@ def load_policy(
     from rlkit_core.registry import Registry
 
     _check_device(device)
-    path = _stored(Path(source))
-    if path is None:
-        path = _stored(RunFolder.open(source).policy_path(which))
-        if path is None:
-            raise UsageError(
-                f"run {source} has no {which} policy yet\nit is written at the first evaluation, or the end"
-            )
+    path = _find(source, which)
     about = _read_about(path / "policy.json")
     try:
         algorithm = algorithm_from_data(about["algorithm"], registry or Registry())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -71,7 +72,10 @@ class PlainProgress(Progress):
 
     def line(self, text: str) -> None:
         """Print it."""
-        print(text, file=self._out, flush=True)
+        try:
+            print(text, file=self._out, flush=True)
+        except OSError:  # whoever read our pipe has gone: that is no reason to stop training
+            self._out = open(os.devnull, "w")  # noqa: SIM115
 
     def _display(self, step: int, metrics: Mapping[str, float]) -> None:
         parts = [f"{step:,} of {self._total:,} steps", f"{self._speed:,.0f} steps/s"]

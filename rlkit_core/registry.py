@@ -304,7 +304,7 @@ def import_modules(names: Sequence[str], *, from_here: bool) -> None:
         UsageError: one cannot be imported.
     """
     if names and from_here and "" not in sys.path:
-        sys.path.insert(0, "")
+        sys.path.append("")
     for name in names:
         try:
             importlib.import_module(name)

@@ -282,7 +282,8 @@ class LambdaEstimator(ReturnEstimator):
             - `per_episode`: targets N(G) over each episode, with `normalize` as N; advantages are N(G) - V. G has no
               value of its own scale to add to its rewards, so that there is no bootstrap.
             - `per_batch`: the same over all valid rows.
-            - `running`: V and V' are in units of running statistics and are mapped to raw ones before G is computed.
+            - `running`: V and V' are in units of running statistics and are mapped to raw ones before G is computed,
+              held to what returns can be: from the lowest to the highest reward so far, over 1 - gamma.
               Then the statistics take in G, and targets are mapped with what they are now (van Hasselt et al. 2016,
               arXiv:1602.07714, without its rescaled weights). Advantages are G - V of raw numbers, in the new unit:
               targets in new units minus values in old ones would be wrong.
@@ -317,6 +318,8 @@ class LambdaEstimator(ReturnEstimator):
         self.epsilon = epsilon
         self.statistics = RunningNormalizer()
         """Stays as it is unless `normalize` is `running`."""
+        self._reward_range = 0.0, 0.0
+        """Lowest and highest reward so far, and 0, which is what follows an end."""
 
     def estimate(
         self,
@@ -332,11 +335,15 @@ class LambdaEstimator(ReturnEstimator):
         V_next = next_values.detach().numpy()
         V: Floats | float = 0.0 if values is None else _shaped("values", values.detach().numpy(), valid.shape)
         running = self.normalize == "running"
+        rewards = rollout.rewards.numpy()
+        low, high = self._reward_range
         if running:
-            V_next = self.statistics.to_raw(V_next)
-            V = 0.0 if values is None else self.statistics.to_raw(V)
+            seen = rewards[valid]
+            low, high = min(low, float(seen.min(initial=0.0))), max(high, float(seen.max(initial=0.0)))
+            V_next = self._possible(self.statistics.to_raw(V_next), low, high)
+            V = 0.0 if values is None else self._possible(self.statistics.to_raw(V), low, high)
         G = lambda_returns(
-            rollout.rewards.numpy(),
+            rewards,
             V_next,
             rollout.terminated.numpy(),
             rollout.truncated.numpy(),
@@ -356,9 +363,21 @@ class LambdaEstimator(ReturnEstimator):
         if running:
             if update:
                 self.statistics.update(G, valid)
+                self._reward_range = low, high
             targets = np.where(valid, self.statistics.to_normalized(G), 0)
             advantages = advantages / self.statistics.std
         return Returns(_to_tensor("targets", targets), advantages)
+
+    def _possible(self, V: Floats, low: float, high: float) -> Floats:
+        """Raw values held to what returns can be: between low / (1 - gamma) and high / (1 - gamma).
+
+        Units that move with the returns move all values with them; where nothing but values follows (every episode is
+        cut off), these raise the returns again, and without a bound both run away.
+        """
+        if self.gamma == 1.0:
+            return V
+        possible: Floats = np.clip(V, low / (1.0 - self.gamma), high / (1.0 - self.gamma))
+        return np.where(np.isfinite(V), possible, V)  # infinity is no high value but a fault, and is told later
 
     def _normalize_episodes(self, G: Floats, rollout: Rollout) -> Floats:
         ends = (rollout.terminated | rollout.truncated).numpy()
@@ -377,13 +396,17 @@ class LambdaEstimator(ReturnEstimator):
         return values * self.statistics.std + self.statistics.mean if self.normalize == "running" else values
 
     def state_dict(self) -> Mapping[str, Any]:
-        """The statistics of `running`."""
-        return self.statistics.state_dict() if self.normalize == "running" else {}
+        """The statistics of `running`, and the range of rewards."""
+        if self.normalize != "running":
+            return {}
+        low, high = self._reward_range
+        return {**self.statistics.state_dict(), "lowest_reward": low, "highest_reward": high}
 
     def load_state_dict(self, state: Mapping[str, Any], /) -> None:
         """Take the statistics back."""
         if self.normalize == "running":
             self.statistics.load_state_dict(state)
+            self._reward_range = float(state["lowest_reward"]), float(state["highest_reward"])
 
 
 def _check_settings(gamma: float, gae_lambda: float, bootstrap: bool) -> None:

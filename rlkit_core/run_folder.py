@@ -251,4 +251,5 @@ class RunFolder:
         status = self.status()
         if status.get("state") != "running" or status.get("host") != socket.gethostname():
             return False
-        return process_start_time(int(status.get("pid", -1))) != status.get("process_start")
+        pid = status.get("pid")
+        return not isinstance(pid, int) or process_start_time(pid) != status.get("process_start")

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from rlkit_core.component import AlgorithmConfig, Setup
+from rlkit_core.component import AlgorithmConfig, NetworkConfig, Setup, slots_of
 from rlkit_core.config import RunConfig
 from rlkit_core.errors import Diverged, RlkitError, StorageError, UsageError
 from rlkit_core.presets import configure
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 CONFIRMATIONS = (100, 200)
 """Episodes of the two greedy evaluations in a row that `stop_at` asks for."""
+
+
+_ONE_AT_A_TIME = threading.Lock()
 
 
 @dataclass
@@ -84,6 +87,8 @@ def train(
         init_from: run whose last policy the new one starts from.
         progress: `auto`, `rich`, `plain` or `none`.
         settings: of the run, for example `env="CartPole-v1", total_steps=50_000, seed=3, tracker="none"`.
+
+    One run at a time in a process: it sets torch's threads and the global generators, and gives them back.
 
     Raises:
         RlkitError: one of its subclasses in `rlkit_core.errors`; each says what to do.
@@ -144,10 +149,18 @@ def run(
         finally:
             display.close()
             if tracking is not None:
-                result.warning = tracking.finish()
+                result.warning = _flush(tracking, folder)
         return result
     finally:
         folder.release()
+
+
+def _flush(tracking: TrackingProcess, folder: RunFolder) -> str | None:
+    """Wait for the last records to be sent; Ctrl-C ends the waiting, not the run's result."""
+    try:
+        return tracking.finish()
+    except KeyboardInterrupt:
+        return f"not waiting for the tracker any longer\nsend what is missing with: rlkit sync {folder.path}"
 
 
 def _headline(config: RunConfig, preset: str | None, threshold: float | None) -> str:
@@ -199,6 +212,8 @@ def _own_world(config: RunConfig) -> Iterator[None]:
     """Torch's threads and all global generators set for the run, and set back afterwards."""
     import torch
 
+    if not _ONE_AT_A_TIME.acquire(blocking=False):
+        raise UsageError("another run is training in this process\ntake a process each: they would share generators")
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
     try:
@@ -206,6 +221,7 @@ def _own_world(config: RunConfig) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(threads)
+        _ONE_AT_A_TIME.release()
 
 
 class _Training:
@@ -285,8 +301,7 @@ class _Training:
                 if self.display.due():
                     self.display.show(result.steps, self.recorder.latest)
             result.signal = signals.received
-            result.state = "finished" if signals.received is None else "interrupted"
-            self._finish(time.perf_counter() - started)
+            self._finish(signals, started)
 
     def _episodes(self, rollout: Rollout) -> None:
         """What the original notebook does after each episode: its running return, its log line, its stopping rule."""
@@ -314,7 +329,7 @@ class _Training:
         if goal is None or evaluation.mean < goal:
             return
         for episodes in CONFIRMATIONS:
-            evaluation = self._greedy("confirmation", episodes, nominal)
+            evaluation = self._greedy(f"confirmation_{episodes}", episodes, nominal)
             if evaluation.surely < goal:
                 return
         self.result.reached = f"greedy return {evaluation.mean:.1f} over {episodes} episodes"
@@ -333,23 +348,38 @@ class _Training:
         self.result.evaluation_return, self.result.evaluation_episodes = evaluation.mean, episodes
         return evaluation
 
-    def _finish(self, seconds: float) -> None:
+    def _finish(self, signals: _Signals, started: float) -> None:
         result = self.result
         if self.recorder.updates:
             self.journal.append(result.steps, self.recorder.take(result.steps))
+        # Before the last evaluation, which may take long and be broken off; and after it, with what it gave.
+        self._save_policy("last")
         if self.final is not None:  # confirmation stopped the run: the policy has just been evaluated
             self.journal.append(result.steps, self.final.metrics("final"))
         elif result.signal is None:  # a signal's sender waits for nothing
-            self._greedy("final", CONFIRMATIONS[0])
-        self._save_policy("last")
-        result.seconds = seconds
+            signals.at_once = True
+            try:
+                self._greedy("final", CONFIRMATIONS[0])
+                self._save_policy("last")
+            except KeyboardInterrupt:
+                result.signal = signals.received
+            signals.at_once = False
+        result.state = "finished" if result.signal is None else "interrupted"
+        result.seconds = time.perf_counter() - started
         self.display.finish(result.steps, self.recorder.latest)
         if self.hooks is not None:
             self.hooks.rlkit_run_finished(step=result.steps, result=_plain(result))
 
     def _save_policy(self, which: str) -> None:
+        import torch
+
         from rlkit_core.checkpoint import save_policy
 
+        for name, weight in self.learner.policy.state_dict().items():
+            if weight.is_floating_point() and not torch.isfinite(weight).all():
+                raise Diverged(
+                    f"{name} of the policy is not finite; no {which} policy is stored\ntry a lower learning rate"
+                )
         save_policy(
             self.folder.policy_path(which),
             self.learner.policy,
@@ -361,8 +391,21 @@ class _Training:
 
     def _take_over(self, source: Path, registry: Registry) -> None:
         """Start from the last policy of another run."""
-        from rlkit_core.checkpoint import load_policy
+        from rlkit_core.checkpoint import algorithm_from_data, load_policy, policy_about, space_from_data
 
+        about = policy_about(source)
+        theirs = algorithm_from_data(about["algorithm"], registry)
+        ours = self.config.algorithm
+        networks = [slot for slot, kind in slots_of(type(ours)).items() if kind is NetworkConfig]
+        differs = [slot for slot in networks if getattr(theirs, slot, None) != getattr(ours, slot)]
+        for name, space in (("observation", self.collector.observation_space), ("action", self.collector.action_space)):
+            if space_from_data(about[f"{name}_space"]) != space:
+                differs.append(f"{name} space")
+        if differs:
+            raise UsageError(
+                f"the policy of {source} does not fit this run: {' and '.join(differs)} differ\n"
+                "take the same settings and environment as that run"
+            )
         weights = load_policy(source, registry=registry).state_dict()
         try:
             self.learner.policy.load_state_dict(weights)
@@ -455,6 +498,8 @@ class _Signals:
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self.at_once = False
+        """The first signal forces out, too."""
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> _Signals:
@@ -468,6 +513,7 @@ class _Signals:
             signal.signal(number, handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        again = self.received is not None
+        self.received = self.received or number
+        if again or self.at_once:
             raise KeyboardInterrupt
-        self.received = number

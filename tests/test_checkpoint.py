@@ -159,7 +159,7 @@ def test_what_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no run"):
         load_policy(tmp_path / "run")
     (tmp_path / "run" / "config.json").write_text("{}")
-    with pytest.raises(UsageError, match="has no best policy yet"):
+    with pytest.raises(UsageError, match="has no best policy: it is written at the first evaluation"):
         load_policy(tmp_path / "run", which="best")
     store(tmp_path / "run" / "policy" / "last")
     load_policy(tmp_path / "run", registry=REGISTRY)

@@ -242,3 +242,29 @@ def test_first_non_finite() -> None:
     assert first_non_finite(tree, "obs") == ((1, 2, 1), "obs.a[1] is -inf")
     tree["b"][1][1, 0] = np.nan
     assert first_non_finite(tree, "obs") == ((1, 0), "obs.b.1 is nan")  # the earlier place, though a later leaf
+
+
+class GlobalNoise(gymnasium.Env):
+    """Draws its rewards from numpy's global generator, as a careless environment does."""
+
+    observation_space = gymnasium.spaces.Discrete(1)
+    action_space = gymnasium.spaces.Discrete(1)
+
+    def reset(self, *, seed=None, options=None):
+        return 0, {}
+
+    def step(self, action):
+        return 0, float(np.random.rand()), False, False, {}
+
+
+def test_workers_do_not_share_their_global_generators():
+    if "GlobalNoise-v0" not in gymnasium.registry:
+        gymnasium.register("GlobalNoise-v0", entry_point=GlobalNoise, max_episode_steps=10)
+    config = GymnasiumConfig(id="GlobalNoise-v0", vectorization="async")
+    draws = []
+    for _ in range(2):
+        with config.make(3, SeedStream(0)) as environments:
+            environments.reset()
+            draws.append(environments.step(np.zeros(3, dtype=np.int64)).rewards.tolist())
+    assert len(set(draws[0])) == 3
+    assert draws[0] == draws[1]

@@ -115,13 +115,24 @@ def test_per_episode_is_over_each_episode(x: RolloutArrays) -> None:
     np.testing.assert_array_equal(advantages.numpy(), np.where(x.valid, expected - x.values, 0))
 
 
+def raw_values(e: LambdaEstimator, x: RolloutArrays, V: torch.Tensor) -> np.ndarray[Any, Any]:
+    """Raw values as `running` takes them: held between the lowest and the highest reward so far, over 1 - gamma."""
+    raw = e.statistics.to_raw(V.numpy())
+    if e.gamma == 1:
+        return raw
+    state = e.state_dict()
+    seen = x.rewards[x.valid].astype(np.float32).astype(float)
+    low, high = min([state["lowest_reward"], *seen]), max([state["highest_reward"], *seen])
+    return np.clip(raw, low / (1 - e.gamma), high / (1 - e.gamma))
+
+
 @pytest.mark.parametrize("mode", MODES)
 @given(x=rollouts(nasty=False))
 def test_without_values_advantages_are_returns(mode: Any, x: RolloutArrays) -> None:
     _, V_next = values_of(x)
     e = estimator(x, mode)
     for _ in range(2):  # the second time with statistics
-        raw = e.statistics.to_raw(V_next) if mode == "running" else x.next_values
+        raw = raw_values(e, x, V_next) if mode == "running" else x.next_values
         G = lambda_returns(
             x.rewards,
             raw,
@@ -193,7 +204,8 @@ def test_b3_the_observation_after_a_reset_is_not_read() -> None:
 def test_running_by_hand() -> None:
     """Up, compute, take in, down: values come with one set of statistics, targets and advantages go with the next."""
     e = LambdaEstimator(0.5, normalize="running")
-    e.load_state_dict({"count": 2, "mean": 3.0, "m2": 8.0, "noise": 0.0})  # std 2
+    statistics = {"count": 2, "mean": 3.0, "m2": 8.0, "noise": 0.0}  # std 2
+    e.load_state_dict({**statistics, "lowest_reward": 0.0, "highest_reward": 3.0})  # values may be up to 6
     rollout = rollout_of([[1.0], [2]], [[0], [0]])
     V, V_next = torch.tensor([[0.5], [1.0]]), torch.tensor([[1.0], [1.5]])  # raw 4, 5 and 5, 6
     targets, advantages = e.estimate(rollout, V_next, values=V)
@@ -225,7 +237,7 @@ def test_running_statistics_are_those_of_all_returns(several: list[RolloutArrays
     pool = []
     for x in several:
         V, V_next = values_of(x)
-        raw = e.statistics.to_raw(V_next.numpy())
+        raw = raw_values(e, x, V_next)
         flags = x.terminated, x.truncated
         rewards = x.rewards.astype(np.float32)
         pool.append(lambda_returns(rewards, raw, *flags, gamma=0.9, gae_lambda=0.5, valid=x.valid)[x.valid])
@@ -262,6 +274,25 @@ def test_running_checkpoint_in_between_changes_nothing() -> None:
         first = other
 
 
+def test_running_values_cannot_run_away() -> None:
+    """Every episode is cut off and the values are too high: unbounded, units and values raise each other for ever.
+
+    Reward 1 and gamma 0.9 are worth 10 at most, whatever the values say; -1 is worth -10 at least; 0 between them.
+    """
+    ends = np.array([[0], [1]])
+    for reward, bound in ((1.0, 10.0), (-1.0, -10.0), (0.0, 0.0)):
+        e = LambdaEstimator(0.9, normalize="running")
+        rollout = rollout_of(np.full((2, 1), reward), np.zeros((2, 1)), truncated=ends)
+        for _ in range(50):
+            V = torch.full((2, 1), 3.0 if reward >= 0 else -3.0)  # three deviations from the mean, again and again
+            e.estimate(rollout, V, values=V)
+        assert abs(e.statistics.mean) <= abs(bound) + 1e-6
+        assert e.to_raw(torch.zeros(1)).abs() <= abs(bound) + 1e-4
+    again = LambdaEstimator(0.9, normalize="running")
+    again.load_state_dict(e.state_dict())
+    assert again.state_dict() == e.state_dict()
+
+
 def test_only_running_has_state() -> None:
     rollout = rollout_of([[1.0], [2]], [[0], [1]])
     for mode in ("off", "per_episode", "per_batch"):
@@ -270,12 +301,14 @@ def test_only_running_has_state() -> None:
         assert e.state_dict() == {}
         e.load_state_dict({})
         assert e.to_raw(rollout.rewards) is rollout.rewards
-    assert set(estimator(NO_ROWS, "running").state_dict()) == {"count", "mean", "m2", "noise"}
+    names = {"count", "mean", "m2", "noise", "lowest_reward", "highest_reward"}
+    assert set(estimator(NO_ROWS, "running").state_dict()) == names
 
 
 def test_running_values_to_raw() -> None:
     e = LambdaEstimator(0.5, normalize="running")
-    e.load_state_dict({"count": 2, "mean": 3.0, "m2": 8.0, "noise": 0.0})
+    statistics = {"count": 2, "mean": 3.0, "m2": 8.0, "noise": 0.0}
+    e.load_state_dict({**statistics, "lowest_reward": 0.0, "highest_reward": 3.0})
     values = torch.tensor([0.0, 1.0])
     assert e.to_raw(values).tolist() == [3, 5]
     assert e.to_raw(values).dtype == torch.float32
@@ -410,12 +443,12 @@ def test_non_finite_is_an_error(mode: Any, where: str, bad: float) -> None:
 
 def test_overflow_of_the_result_is_an_error(recwarn: pytest.WarningsRecorder) -> None:
     e = LambdaEstimator(1.0, normalize="running")
-    e.load_state_dict({"count": 2, "mean": 0.0, "m2": 2e78, "noise": 0.0})
+    e.load_state_dict({"count": 2, "mean": 0.0, "m2": 2e78, "noise": 0.0, "lowest_reward": 0.0, "highest_reward": 0.0})
     before = e.state_dict()
     with pytest.raises(Diverged, match="advantages"):
         e.estimate(rollout_of([[1.0]], [[0]]), torch.ones(1, 1), values=-torch.ones(1, 1))
     assert e.state_dict() == before
-    e.load_state_dict({"count": 2, "mean": 0.0, "m2": 2e-60, "noise": 0.0})
+    e.load_state_dict({"count": 2, "mean": 0.0, "m2": 2e-60, "noise": 0.0, "lowest_reward": 0.0, "highest_reward": 0.0})
     with pytest.raises(Diverged) as error:
         e.estimate(rollout_of([[1e10]], [[1]]), torch.zeros(1, 1), update=False)
     assert str(error.value) == "1 of 1 targets are not finite, the first at [0, 0]: inf"

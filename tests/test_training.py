@@ -74,7 +74,7 @@ def learning(result: Result) -> list[tuple[int, dict[str, float]]]:
 
 
 def evaluations(result: Result, prefix: str = "evaluation") -> list[tuple[int, dict[str, float]]]:
-    """Step and metrics of the evaluations, `confirmation`s or the `final` one."""
+    """Step and metrics of the evaluations, the confirmations or the `final` one."""
     found = []
     for record in journal(result):
         metrics = {k.removeprefix(f"{prefix}/"): v for k, v in record["metrics"].items() if k.startswith(f"{prefix}/")}
@@ -411,7 +411,7 @@ def register(name: str, probe: type[probes.Probe], threshold: float | None) -> s
 def episodes_of(result: Result) -> dict[str, list[float]]:
     return {
         prefix: [metrics["episodes"] for _, metrics in evaluations(result, prefix)]
-        for prefix in ("evaluation", "confirmation", "final")
+        for prefix in ("evaluation", "confirmation_100", "confirmation_200", "final")
     }
 
 
@@ -420,7 +420,12 @@ def test_stops_at_a_number(go: Go) -> None:
     result = go(env=env, stop_at=1.0, eval_every=128, eval_episodes=20)
     assert (result.steps, result.evaluation_return, result.evaluation_episodes) == (128, 1.0, 200)
     assert result.reached == "greedy return 1.0 over 200 episodes"
-    assert episodes_of(result) == {"evaluation": [20], "confirmation": [100, 200], "final": [200]}
+    assert episodes_of(result) == {
+        "evaluation": [20],
+        "confirmation_100": [100],
+        "confirmation_200": [200],
+        "final": [200],
+    }
     unreached = go(env=env, stop_at=1.5, eval_every=128)
     assert (unreached.steps, unreached.reached, unreached.evaluation_episodes) == (640, None, 100)
 
@@ -472,7 +477,12 @@ def test_a_failed_confirmation_is_not_the_last_evaluation(
     plugins = [as_module("diary3", diary)]
     result = go(env=env, stop_at=1.0, eval_every=128, eval_episodes=20, plugins=plugins, hooks=("diary3",))
     assert (result.steps, result.reached) == (192, "a hook stopped the run")
-    assert episodes_of(result) == {"evaluation": [20], "confirmation": [100, 200], "final": [100]}
+    assert episodes_of(result) == {
+        "evaluation": [20],
+        "confirmation_100": [100],
+        "confirmation_200": [200],
+        "final": [100],
+    }
 
 
 # What a run leaves.
@@ -642,3 +652,60 @@ def test_wrong_settings_start_nothing(go: Go, tmp_path: Path) -> None:
     with pytest.raises(PluginError, match="no_such_module"):
         go(hooks=("no_such_module",), run_dir=tmp_path / "nothing")
     assert not (tmp_path / "nothing").exists()
+
+
+# What an audit found.
+
+
+def test_a_policy_that_is_not_finite_is_not_stored(go: Go, tmp_path: Path) -> None:
+    """A single update can overflow the weights while its loss and gradient are still finite."""
+    with pytest.raises(Diverged, match="no last policy is stored"):
+        go({"algorithm": {"name": "a2c", "learning_rate": 1e38}}, total_steps=1)
+    assert not (tmp_path / "run0" / "policy" / "last").exists()
+    assert read_json(tmp_path / "run0" / "status.json")["state"] == "failed"
+
+
+def test_a_signal_ends_the_last_evaluation_and_keeps_the_policy(go: Go, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rlkit_core import evaluation
+
+    def endless(policy: Any, env: Any, seeds: Any, num_episodes: int, max_steps: int) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("the evaluation went on")
+
+    monkeypatch.setattr(evaluation, "evaluate_policy", endless)
+    result = go()
+    assert (result.state, result.signal, result.steps) == ("interrupted", signal.SIGINT, 640)
+    assert load_policy(result.run_dir) is not None
+
+
+def test_init_from_refuses_another_network_of_the_same_shape(go: Go) -> None:
+    source = go()
+    other = SMALL.model_copy(update={"network": MLPConfig(hidden=(8,), activation="tanh")})
+    with pytest.raises(UsageError, match="network differ"):
+        go(other, init_from=source.run_dir)
+
+
+def test_a_second_run_at_the_same_time_in_one_process_is_refused(go: Go) -> None:
+    class Nested:
+        __name__ = "nested"
+
+        @hookimpl
+        def rlkit_run_started(self, config: Any, run_dir: Path) -> None:
+            with pytest.raises(UsageError, match="another run is training in this process"):
+                go()
+
+    assert go(plugins=[as_module("nested", Nested())], hooks=("nested",)).state == "finished"
+    assert go().state == "finished"
+
+
+def test_a_reader_that_has_gone_does_not_stop_training(tmp_path: Path) -> None:
+    script = (
+        "from rlkit_core.training import train; import sys\n"
+        "train('a2c', env='CartPole-v1', total_steps=600, stop_at='never', tracker='none', progress='plain',"
+        " episode_log_every=1, run_dir=sys.argv[1])"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "run")], stdout=writer, timeout=120, check=False)
+    os.close(writer)
+    assert read_json(tmp_path / "run" / "status.json")["state"] == "finished"

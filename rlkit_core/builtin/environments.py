@@ -109,7 +109,8 @@ class GymnasiumConfig(EnvironmentConfig):
             if config.vectorization == "async":
                 from rlkit_core.builtin.workers import Workers
 
-                return Environments(Workers(makers, mode, config.timeout), seeds)
+                worker_seeds = [seeds.integer("worker", i) for i in range(num_envs)]
+                return Environments(Workers(makers, worker_seeds, mode, config.timeout), seeds)
             return Environments(SyncVectorEnv(makers, copy=False, autoreset_mode=mode), seeds)
 
     def make_evaluation(self, num_episodes: int, seeds: SeedStream, *, render_mode: str | None = None) -> Environments:

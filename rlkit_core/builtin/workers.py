@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import multiprocessing
 import os
+import random
 import signal
 import sys
 import time
@@ -14,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import gymnasium
+import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
 from rlkit_core.environment import LaneFault
@@ -24,6 +26,7 @@ class Workers(AsyncVectorEnv):
 
     Args:
         makers: make the environments.
+        seeds: of Python's and numpy's global generators, one for each process.
         autoreset_mode: how they reset.
         timeout: seconds after which one that does not answer is given up.
 
@@ -34,6 +37,7 @@ class Workers(AsyncVectorEnv):
     def __init__(
         self,
         makers: Sequence[Callable[[], gymnasium.Env[Any, Any]]],
+        seeds: Sequence[int],
         autoreset_mode: AutoresetMode,
         timeout: float,
     ) -> None:
@@ -41,7 +45,9 @@ class Workers(AsyncVectorEnv):
         self._broken = False
         with _quiet():
             super().__init__(
-                [partial(_make, maker, os.getpid()) for maker in makers], copy=False, autoreset_mode=autoreset_mode
+                [partial(_make, maker, seed, os.getpid()) for maker, seed in zip(makers, seeds, strict=True)],
+                copy=False,
+                autoreset_mode=autoreset_mode,
             )
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> Any:
@@ -106,7 +112,7 @@ class Workers(AsyncVectorEnv):
                 pipe.close()
 
 
-def _make(maker: Callable[[], gymnasium.Env[Any, Any]], parent: int) -> gymnasium.Env[Any, Any]:
+def _make(maker: Callable[[], gymnasium.Env[Any, Any]], seed: int, parent: int) -> gymnasium.Env[Any, Any]:
     """Make an environment; in a worker, see first that the worker leaves signals to its parent and dies with it."""
     if os.getpid() != parent:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes: the parent decides what ends
@@ -114,6 +120,9 @@ def _make(maker: Callable[[], gymnasium.Env[Any, Any]], parent: int) -> gymnasiu
         if sys.platform == "linux":
             PR_SET_PDEATHSIG = 1
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        # A forked worker has its parent's global generators: without this, all workers would draw the same numbers.
+        random.seed(seed)
+        np.random.seed(seed)
     return maker()
 
 
