@@ -901,7 +901,7 @@ def test_a_signal_ends_the_run_with_what_it_has(number, code):
     _wait_for(lambda: Path("x/metrics.jsonl").stat().st_size >= 0)
     time.sleep(0.3)
     started.send_signal(number)
-    out, err = started.communicate(timeout=30)
+    out, err = started.communicate(timeout=60)
     assert started.returncode == code, (out, err)
     assert err == ""
     assert "interrupted" in out
@@ -923,7 +923,7 @@ def test_a_second_interruption_forces_out():
     time.sleep(0.3)
     assert started.poll() is None
     started.send_signal(signal.SIGINT)
-    _, err = started.communicate(timeout=20)
+    _, err = started.communicate(timeout=60)
     assert started.returncode == 130
     assert "Traceback" not in err
     assert json.loads(Path("x/status.json").read_text())["state"] == "interrupted"
@@ -933,10 +933,17 @@ def test_a_second_interruption_forces_out():
 def test_a_signal_before_training_begins(number, code):
     Path("cli_early.py").write_text("import time\nopen('early', 'w')\ntime.sleep(60)\n")
     command = [RLKIT, *SHORT, "--import", "cli_early"]
-    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A shell starts what runs in its background with SIGINT ignored, and that is inherited: also by these tests.
+    started = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     _wait_for(Path("early").exists)
     started.send_signal(number)
-    _, err = started.communicate(timeout=20)
+    _, err = started.communicate(timeout=60)
     assert started.returncode == code
     assert "Traceback" not in err
 

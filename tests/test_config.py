@@ -274,7 +274,7 @@ def test_hostile_files_are_refused_at_once(name: str, tmp_path: Path, monkeypatc
     started = time.process_time()
     with pytest.raises(UsageError) as error:
         read_config_file(Path(name))
-    assert time.process_time() - started < 1
+    assert time.process_time() - started < 10  # a blow-up would take minutes; coverage makes it a second or two
     assert said in str(error.value)
     assert name in str(error.value)
     assert len(str(error.value)) < 500
@@ -300,7 +300,7 @@ def test_hostile_values_are_refused_at_once(name: str, text: str, tmp_path: Path
     started = time.process_time()
     with pytest.raises(ConfigError):
         parse(read_config_file(tmp_path / name))
-    assert time.process_time() - started < 1
+    assert time.process_time() - started < 10  # a blow-up would take minutes; coverage makes it a second or two
 
 
 def test_unreadable_files(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ class BrokenEnv(gymnasium.Env[Any, Any]):
         return self._maybe((OK[self.space], 1.0, self.count == LENGTH, False, {}))
 
 
-gymnasium.register("Broken-v0", BrokenEnv)
+gymnasium.register("Faulty-v0", BrokenEnv)
 
 
 class Zeros(Policy):
@@ -165,7 +165,7 @@ def fault_of(
     BrokenEnv.made = 0
     env = GymnasiumConfig.model_validate(
         {
-            "id": "Broken-v0",
+            "id": "Faulty-v0",
             "kwargs": {"fault": fault, "when": when},
             "vectorization": vectorization,
             "autoreset": autoreset,
@@ -381,7 +381,7 @@ def test_workers_leave_signals_to_their_parent() -> None:
 @pytest.mark.parametrize("fault", ["raises", "obs nan", "reward inf", "obs shape"])
 def test_evaluation(fault: str) -> None:
     BrokenEnv.made = 0
-    env = GymnasiumConfig.model_validate({"id": "Broken-v0", "kwargs": {"fault": fault, "when": (1, 2)}})
+    env = GymnasiumConfig.model_validate({"id": "Faulty-v0", "kwargs": {"fault": fault, "when": (1, 2)}})
     with pytest.raises(EnvironmentFault, match="environment 1, episode 1, step 2: ") as caught:
         evaluate_policy(Zeros(), env, SeedStream(0), 40, 100)
     assert STEP_FAULTS[fault][2] in str(caught.value)
@@ -390,7 +390,7 @@ def test_evaluation(fault: str) -> None:
 @pytest.mark.parametrize("when", [(0, 0), (1, 0), (0, LENGTH)])
 def test_evaluation_sees_first_and_last_observations(when: tuple[int, int]) -> None:
     BrokenEnv.made = 0
-    env = GymnasiumConfig.model_validate({"id": "Broken-v0", "kwargs": {"fault": "obs nan", "when": when}})
+    env = GymnasiumConfig.model_validate({"id": "Faulty-v0", "kwargs": {"fault": "obs nan", "when": when}})
     with pytest.raises(EnvironmentFault, match=r"environment 1, .*obs\[1\] is nan"):
         evaluate_policy(Zeros(), env, SeedStream(0), 40, 100)
 

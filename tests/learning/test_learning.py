@@ -75,13 +75,8 @@ def test_probe(probe: type[probes.Probe]) -> None:
 
 @pytest.mark.parametrize("estimator", [DiscountedConfig(), LambdaConfig()], ids=lambda e: e.name)
 def test_the_value_of_reward_1_for_ever(estimator: Any) -> None:
-    """1 / (1 - gamma) = 100 within 2 % under a time limit, which is bootstrapped (100.1 to 100.6 in three seeds).
-
-    The only observation would be 0 if it were normalised, and then the value head's bias alone would learn: it takes
-    200,000 steps for the same (100.1 to 100.8 in two seeds).
-    """
-    config = A2CConfig(estimator=estimator, normalize_observations=False)
-    [value] = raw_values(fit(config, probes.RewardForEver.id, 100_000), probes.RewardForEver)
+    """1 / (1 - gamma) = 100 within 2 % under a time limit, which is bootstrapped (100.07 and 100.09 in two seeds)."""
+    [value] = raw_values(fit(A2CConfig(estimator=estimator), probes.RewardForEver.id, 100_000), probes.RewardForEver)
     assert value == pytest.approx(100.0, rel=0.02)
 
 
@@ -157,9 +152,9 @@ def load_benchmark() -> ModuleType:
 
 @pytest.mark.long
 def test_cartpole_cut_at_50_steps() -> None:
-    """Trained on episodes cut at 50 steps, evaluated at 500: better with the cut ones bootstrapped.
+    """Trained on episodes cut at 50 steps, evaluated at 500: solved where the cut ones are bootstrapped, else not.
 
-    Medians of 226 and 114 were measured; neither is 500, because in 50 steps the cart never comes near its bounds.
+    Measured: 500.0 in each of five seeds with bootstrapping, 168.4 to 332.8 without.
     """
     returns = load_benchmark().measure(total_steps=150_000)
-    assert statistics.median(returns[True]) > statistics.median(returns[False])
+    assert statistics.median(returns[True]) >= 475 > statistics.median(returns[False]) + 50
