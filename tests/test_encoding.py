@@ -221,3 +221,9 @@ def test_no_warnings() -> None:
             normalizer = ObservationNormalizer(space)
             normalizer.update(obs)
             encode(normalizer(obs), space)
+
+
+@pytest.mark.parametrize("space", [spaces.Dict({}), spaces.Tuple([])])
+def test_nothing_to_see_is_refused_by_name(space):
+    with pytest.raises(UsageError, match="cannot be encoded"):
+        encoded_size(space)

@@ -31,7 +31,7 @@ def encoded_size(space: gymnasium.Space[Any]) -> int:
         return int(space.nvec.sum())
     if isinstance(space, spaces.MultiBinary):
         return int(np.prod(space.shape, dtype=np.int64))
-    if isinstance(space, (spaces.Dict, spaces.Tuple)):
+    if isinstance(space, (spaces.Dict, spaces.Tuple)) and len(space.spaces) > 0:
         return sum(encoded_size(part) for _, part in _parts(space))
     raise UsageError(
         f"observations of space {space} cannot be encoded\n"
