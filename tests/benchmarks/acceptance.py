@@ -1,6 +1,6 @@
 """Learning figures of the docs, through the real command: train on several seeds, evaluate on episodes no run has seen.
 
-    python tests/benchmarks/acceptance.py              all rows (about an hour on 2 cores)
+    python tests/benchmarks/acceptance.py              all rows (a quarter of an hour on 2 quiet cores)
     python tests/benchmarks/acceptance.py cartpole     one row
 
 A row says how many seeds reached the goal, in how many steps, and what it ran on. Exit status 1 if a row misses it.
