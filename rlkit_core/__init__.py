@@ -16,12 +16,14 @@ if TYPE_CHECKING:
         CollectorConfig,
         EnvironmentConfig,
         EstimatorConfig,
+        ExplorationConfig,
         NetworkConfig,
         Setup,
         TrackerConfig,
     )
     from rlkit_core.config import RunConfig
     from rlkit_core.evaluation import Evaluation, evaluate
+    from rlkit_core.exploration import Exploration
     from rlkit_core.hookspecs import hookimpl
     from rlkit_core.learner import Learner
     from rlkit_core.network import Network
@@ -41,6 +43,8 @@ _MODULE_OF = {
     "Episode": "rollout",
     "EstimatorConfig": "component",
     "Evaluation": "evaluation",
+    "Exploration": "exploration",
+    "ExplorationConfig": "component",
     "Learner": "learner",
     "Network": "network",
     "NetworkConfig": "component",
@@ -70,6 +74,8 @@ __all__ = [
     "Episode",
     "EstimatorConfig",
     "Evaluation",
+    "Exploration",
+    "ExplorationConfig",
     "Learner",
     "Network",
     "NetworkConfig",

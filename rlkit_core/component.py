@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from rlkit_core.collector import Collector
     from rlkit_core.environment import Environments
+    from rlkit_core.exploration import Exploration
     from rlkit_core.learner import Learner
     from rlkit_core.network import Network
     from rlkit_core.returns import ReturnEstimator
@@ -106,6 +107,28 @@ class NetworkConfig(Component):
         """
 
 
+Deviation = Literal["fixed", "learned", "from_features"]
+"""How large exploration is: as its setting says, a number per action that is learned, or given by the network."""
+
+
+class ExplorationConfig(Component):
+    """Exploration: noise on continuous actions."""
+
+    kind = "exploration"
+    has_state: ClassVar[bool] = True
+    """False where the noise of one step has nothing to do with that of another."""
+
+    @abstractmethod
+    def build(self, num_features: int, num_actions: int, deviation: Deviation) -> Exploration:
+        """Build it.
+
+        Args:
+            num_features: width of the features that the noise may depend on.
+            num_actions: numbers in an action.
+            deviation: whether the deviation stays as set, is learned, or is a learned function of the features.
+        """
+
+
 class EstimatorConfig(Component):
     """A return estimator: from rewards and values to the targets of learning."""
 
@@ -117,6 +140,9 @@ class EstimatorConfig(Component):
 
     def check_collector(self, collector: CollectorConfig) -> None:
         """Raise ValueError where rollouts of that collector are not what this estimator needs."""
+
+    def check_replay(self) -> None:
+        """Raise ValueError where steps that are seen again and again, in any order, are not what it needs."""
 
 
 class CollectorConfig(Component):
@@ -164,6 +190,8 @@ class AlgorithmConfig(Component):
     """An algorithm: builds the Learner, and says what collects for it."""
 
     kind = "algorithm"
+    action_spaces: ClassVar[tuple[str, ...]] = ()
+    """Names of Gymnasium's classes of action spaces that it handles; of others, `build` refuses each by name."""
     collector: CollectorConfig
 
     @abstractmethod
@@ -197,6 +225,7 @@ KINDS: dict[str, type[Component]] = {
         AlgorithmConfig,
         EstimatorConfig,
         NetworkConfig,
+        ExplorationConfig,
         CollectorConfig,
         EnvironmentConfig,
         TrackerConfig,

@@ -441,6 +441,7 @@ class _Recorder:
         self.latest: dict[str, float] = {}
         self.updates = 0
         self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}  # not every update has every metric
         self._returns: list[float] = []
         self._lengths: list[int] = []
         self._num_episodes = 0
@@ -458,6 +459,7 @@ class _Recorder:
             if not math.isfinite(number):
                 raise Diverged(f"{name} is {number}\ntry a lower learning rate")
             self._sums[name] = self._sums.get(name, 0.0) + number
+            self._counts[name] = self._counts.get(name, 0) + 1
         self.updates += 1
         for episode in rollout.episodes:
             self._returns.append(episode.episode_return)
@@ -472,7 +474,7 @@ class _Recorder:
 
     def take(self, step: int) -> dict[str, float]:
         """The averages since the last call."""
-        record = {f"learner/{name}": total / self.updates for name, total in self._sums.items()}
+        record = {f"learner/{name}": total / self._counts[name] for name, total in self._sums.items()}
         if self._returns:
             record["rollout/return"] = sum(self._returns) / len(self._returns)
             record["rollout/episode_length"] = sum(self._lengths) / len(self._lengths)
@@ -481,7 +483,7 @@ class _Recorder:
         now = time.perf_counter()
         record["time/steps_per_second"] = (step - self._since_step) / max(now - self._since, 1e-9)
         self._since, self._since_step = now, step
-        self._sums, self._returns, self._lengths, self.updates = {}, [], [], 0
+        self._sums, self._counts, self._returns, self._lengths, self.updates = {}, {}, [], [], 0
         self.latest.update(record)
         return record
 

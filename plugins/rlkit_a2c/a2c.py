@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss, smooth_l1_loss
 
-from rlkit_core.builtin.actor_critic import ActorCritic
+from rlkit_core.builtin.actor_critic import ActorCritic, actor_critic
 from rlkit_core.builtin.adam import Adam
-from rlkit_core.builtin.schedules import Schedule
+from rlkit_core.builtin.metrics import explained_variance
+from rlkit_core.builtin.schedules import Clock, Schedule
 from rlkit_core.component import Setup
 from rlkit_core.learner import Learner, Part
 from rlkit_core.returns import normalize
@@ -32,12 +33,13 @@ class A2C(Learner):
 
     def __init__(self, config: A2CConfig, setup: Setup) -> None:
         self.config = config
-        self.policy = ActorCritic(
+        self.policy = actor_critic(
             setup.observation_space,
             setup.action_space,
             config.network,
+            exploration=config.exploration,
+            value_network=config.value_network,
             normalize_observations=config.normalize_observations,
-            log_std_init=config.log_std_init,
             orthogonal_init=config.head_init == "orthogonal",
             device=setup.device,
         )
@@ -48,7 +50,10 @@ class A2C(Learner):
             max_grad_norm=config.max_grad_norm,
             epsilon=config.adam_epsilon,
         )
-        self.learning_rate = Schedule(config.learning_rate, config.learning_rate_schedule, setup.total_steps)
+        self.clock = Clock()
+        self.learning_rate = Schedule(
+            self.clock, config.learning_rate, config.learning_rate_schedule, setup.total_steps
+        )
         self._device = setup.device
 
     def update(self, rollout: Rollout) -> Mapping[str, float | Tensor]:
@@ -67,8 +72,8 @@ class A2C(Learner):
         losses["loss"].backward()  # type: ignore[no-untyped-call]
         self.optimizer.learning_rate = self.learning_rate.value
         gradient_norm = self.optimizer.step()
-        self.learning_rate.advance(rollout.num_steps)
-        self.policy.update_normalizer(obs)
+        self.clock.advance(rollout.num_steps)
+        self.policy.preprocessor.update(obs)
         return {
             **{name: loss.detach() for name, loss in losses.items()},
             "gradient_norm": gradient_norm,
@@ -91,23 +96,10 @@ class A2C(Learner):
         return {"loss": loss, "policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropies.mean()}
 
     def parts(self) -> Mapping[str, Part]:
-        """Policy, optimiser, estimator and learning-rate schedule."""
+        """Policy, optimiser, estimator and clock."""
         return {
             "policy": self.policy,
             "optimizer": self.optimizer,
             "estimator": self.estimator,
-            "learning_rate": self.learning_rate,
+            "clock": self.clock,
         }
-
-
-def explained_variance(targets: Tensor, advantages: Tensor) -> float:
-    """Share of the returns' variance that the values explain, 1 - Var(G - V) / Var(G); 0 where G does not vary.
-
-    Args:
-        targets: G, `[B]`.
-        advantages: G - V, `[B]`, in the same unit.
-    """
-    if targets.numel() < 2:
-        return 0.0
-    total = float(targets.var())
-    return 1.0 - float(advantages.var()) / total if total > 0 else 0.0

@@ -8,8 +8,16 @@ from pydantic import Field, model_validator
 
 from rlkit_core.builtin.collectors import StepsConfig
 from rlkit_core.builtin.estimators import DiscountedConfig
+from rlkit_core.builtin.explorations import GaussianConfig
 from rlkit_core.builtin.networks import MLPConfig
-from rlkit_core.component import AlgorithmConfig, CollectorConfig, EstimatorConfig, NetworkConfig, Setup
+from rlkit_core.component import (
+    AlgorithmConfig,
+    CollectorConfig,
+    EstimatorConfig,
+    ExplorationConfig,
+    NetworkConfig,
+    Setup,
+)
 
 if TYPE_CHECKING:
     from rlkit_a2c.a2c import A2C
@@ -19,10 +27,17 @@ class A2CConfig(AlgorithmConfig):
     """Advantage actor-critic: a shared trunk, discounted normalised returns, truncated episodes bootstrapped."""
 
     name: ClassVar[str] = "a2c"
+    action_spaces: ClassVar[tuple[str, ...]] = ("Discrete", "MultiDiscrete", "MultiBinary", "Box")
 
     collector: CollectorConfig = Field(StepsConfig(), description="how experience is gathered for each update")
     estimator: EstimatorConfig = Field(DiscountedConfig(), description="what the values are trained towards")
-    network: NetworkConfig = Field(MLPConfig(), description="the trunk that policy and value share")
+    network: NetworkConfig = Field(MLPConfig(), description="the network below the policy's and the value's heads")
+    value_network: Literal["shared", "separate"] = Field(
+        "shared", description="policy and value are heads on one network, or each has one of its own"
+    )
+    exploration: ExplorationConfig = Field(
+        GaussianConfig(), description="noise of continuous actions; its deviation is learned"
+    )
     learning_rate: float = Field(3e-3, gt=0, description="step size of Adam")
     learning_rate_schedule: Literal["constant", "linear"] = Field(
         "constant", description="linear: falls to zero over the run's total_steps"
@@ -46,7 +61,6 @@ class A2CConfig(AlgorithmConfig):
         description="initial weights of the heads: orthogonal, the policy's so small that all actions are about "
         "equally likely; or torch's default",
     )
-    log_std_init: float = Field(0.0, description="initial log-deviation of continuous actions; bounds are at -1 and 1")
 
     @model_validator(mode="after")
     def _check_parts(self) -> Self:

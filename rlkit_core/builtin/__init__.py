@@ -12,7 +12,8 @@ def rlkit_register() -> list[type[Component]]:
     from rlkit_core.builtin.collectors import EpisodesConfig, StepsConfig
     from rlkit_core.builtin.environments import GymnasiumConfig
     from rlkit_core.builtin.estimators import DiscountedConfig, LambdaConfig
-    from rlkit_core.builtin.networks import MLPConfig
+    from rlkit_core.builtin.explorations import GaussianConfig, OrnsteinUhlenbeckConfig, StateDependentConfig
+    from rlkit_core.builtin.networks import CNNConfig, MLPConfig
     from rlkit_core.builtin.trackers import MlflowConfig, NoTrackerConfig, TensorboardConfig
 
     return [
@@ -21,6 +22,10 @@ def rlkit_register() -> list[type[Component]]:
         StepsConfig,
         EpisodesConfig,
         MLPConfig,
+        CNNConfig,
+        GaussianConfig,
+        OrnsteinUhlenbeckConfig,
+        StateDependentConfig,
         GymnasiumConfig,
         MlflowConfig,
         TensorboardConfig,

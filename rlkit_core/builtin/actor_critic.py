@@ -1,31 +1,35 @@
-"""Actor-critic policy: a shared trunk with a policy head and a value head."""
+"""Actor-critic policy: a policy and a value function, on one trunk or on two."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import gymnasium
 import torch
+from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from rlkit_core.builtin.distributions import distribution_for
-from rlkit_core.builtin.encoding import ObservationNormalizer
+from rlkit_core.builtin.distributions import DiagonalGaussian, distribution_for
+from rlkit_core.builtin.encoding import Preprocessor
 from rlkit_core.builtin.mlp import orthogonal
-from rlkit_core.component import NetworkConfig
-from rlkit_core.policy import Act, Policy
-from rlkit_core.rollout import Rollout, Tree, tree_map
+from rlkit_core.component import ExplorationConfig, NetworkConfig
+from rlkit_core.policy import Act, Policy, StatefulPolicy
+from rlkit_core.rollout import Rollout, Tree
+
+_NO_STARTS = torch.zeros(0, dtype=torch.bool)
 
 
 class ActorCritic(Policy):
-    """Policy and value function on one trunk.
+    """Policy and value function; `actor_critic` makes one.
 
     Args:
         observation_space: of a single environment.
         action_space: likewise.
         network: builds the trunk.
+        exploration: builds the noise of continuous actions, whose deviation is learned; others sample by themselves.
+        value_network: `shared`: policy and value are heads on one trunk; `separate`: a trunk each.
         normalize_observations: put an `ObservationNormalizer` before the trunk.
-        log_std_init: initial logarithm of the deviation of continuous actions.
         orthogonal_init: heads orthogonal with gain 0.01 (policy) and 1 (value), else torch's default; "What Matters in
             On-Policy Reinforcement Learning?" (Andrychowicz et al. 2021, arXiv:2006.05990, section 3.2) says why.
         device: where the weights live; observations and answers are moved there and stay there.
@@ -40,29 +44,29 @@ class ActorCritic(Policy):
         action_space: gymnasium.Space[Any],
         network: NetworkConfig,
         *,
+        exploration: ExplorationConfig,
+        value_network: Literal["shared", "separate"] = "shared",
         normalize_observations: bool = False,
-        log_std_init: float = 0.0,
         orthogonal_init: bool = True,
         device: str = "cpu",
     ) -> None:
         super().__init__()
-        self.distribution = distribution_for(action_space, log_std_init)
-        self.normalizer = ObservationNormalizer(observation_space) if normalize_observations else None
+        self.distribution = distribution_for(action_space)
+        self.preprocessor = Preprocessor(observation_space, normalize=normalize_observations, device=device)
         self.trunk = network.build(observation_space)
-        self.policy_head = nn.Linear(self.trunk.num_features, self.distribution.num_params)
-        self.value_head = nn.Linear(self.trunk.num_features, 1)
+        self.value_trunk = network.build(observation_space) if value_network == "separate" else None
+        num_features = self.trunk.num_features
+        self.policy_head = nn.Linear(num_features, self.distribution.num_params)
+        self.value_head = nn.Linear(num_features, 1)
         if orthogonal_init:
             orthogonal(self.policy_head, 0.01)
             orthogonal(self.value_head, 1.0)
+        self.exploration = (
+            exploration.build(num_features, self.distribution.num_params, "learned")
+            if isinstance(self.distribution, DiagonalGaussian)
+            else None
+        )
         self.to(device)
-        self._device = None if device == "cpu" else torch.device(device)
-
-    def _features(self, obs: Tree) -> Tensor:
-        if self._device is not None:
-            obs = tree_map(lambda leaf: torch.as_tensor(leaf).to(self._device), obs)
-        if self.normalizer is not None:
-            obs = self.normalizer(obs)
-        return self.trunk(obs)  # type: ignore[no-any-return]
 
     def act(self, obs: Tree, *, generator: torch.Generator | None = None) -> Act:
         """Sample with the generator, or take the mode without one.
@@ -70,12 +74,20 @@ class ActorCritic(Policy):
         Where the space's actions do not tell the raw ones (Box), these are in `extras["raw_action"]`;
         `taken_actions` finds them.
         """
+        return self._act(obs, (), _NO_STARTS, generator)
+
+    def _act(self, obs: Tree, state: Tree, starts: Tensor, generator: torch.Generator | None) -> Act:
+        distribution = self.distribution
         with torch.no_grad():
-            params = linear(self._features(obs), self.policy_head.weight, self.policy_head.bias)
-            distribution = self.distribution
-            raw = distribution.mode(params) if generator is None else distribution.sample(params, generator)
+            features = self.trunk(self.preprocessor(obs))
+            raw = linear(features, self.policy_head.weight, self.policy_head.bias)
+            if self.exploration is None:
+                raw = distribution.mode(raw) if generator is None else distribution.sample(raw, generator)
+            elif generator is not None:
+                noise, state = self.exploration.noise(features, state, starts, generator)
+                raw = raw + noise
             action = distribution.to_space(raw)
-        return Act(action) if distribution.lossless else Act(action, {"raw_action": raw})
+        return Act(action, {} if distribution.lossless else {"raw_action": raw}, state)
 
     def taken_actions(self, rollout: Rollout) -> Tensor:
         """What `evaluate` wants to know of a rollout's actions, `[T, N, ...]`."""
@@ -83,25 +95,54 @@ class ActorCritic(Policy):
 
     def value(self, obs: Tree) -> Tensor:
         """Values `[B]` of observations `[B, ...]`, in the units of the targets they were trained on."""
-        return linear(self._features(obs), self.value_head.weight, self.value_head.bias).squeeze(1)
+        trunk = self.trunk if self.value_trunk is None else self.value_trunk
+        return linear(trunk(self.preprocessor(obs)), self.value_head.weight, self.value_head.bias).squeeze(1)
 
     def evaluate(self, obs: Tree, taken: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-probabilities, entropies and values, `[B]` each, differentiable, of one pass through the trunk.
+        """Log-probabilities, entropies and values, `[B]` each, differentiable.
 
         Args:
             obs: `[B, ...]`.
             taken: `[B, ...]`, rows of what `taken_actions` gives.
         """
-        if self._device is not None:
-            taken = taken.to(self._device)
+        taken = taken.to(self.policy_head.weight.device)
         raw = self.distribution.from_space(taken) if self.distribution.lossless else taken
-        features = self._features(obs)
+        obs = self.preprocessor(obs)
+        features = self.trunk(obs)
         params = linear(features, self.policy_head.weight, self.policy_head.bias)
+        if self.exploration is not None:
+            params = torch.cat([params, self.exploration.log_std(features)], 1)
         log_probs, entropies = self.distribution.log_prob_and_entropy(params, raw)
+        if self.value_trunk is not None:
+            features = self.value_trunk(obs)
         values = linear(features, self.value_head.weight, self.value_head.bias).squeeze(1)
         return log_probs, entropies, values
 
-    def update_normalizer(self, obs: Tree) -> None:
-        """Take newly collected observations `[B, ...]` into the normalisation: at the end of a learner's update."""
-        if self.normalizer is not None:
-            self.normalizer.update(obs)
+
+class ExploringActorCritic(ActorCritic, StatefulPolicy):
+    """The same with exploration that carries something from step to step."""
+
+    def initial_state(self, num_envs: int) -> Tree:
+        """The exploration's."""
+        assert self.exploration is not None
+        return self.exploration.initial_state(num_envs)
+
+    def act(  # type: ignore[override]
+        self, obs: Tree, state: Tree, starts: Tensor, *, generator: torch.Generator | None = None
+    ) -> Act:
+        """As `ActorCritic.act`."""
+        return self._act(obs, state, starts, generator)
+
+
+def actor_critic(
+    observation_space: gymnasium.Space[Any],
+    action_space: gymnasium.Space[Any],
+    network: NetworkConfig,
+    *,
+    exploration: ExplorationConfig,
+    **settings: Any,
+) -> ActorCritic:
+    """An actor-critic policy, with a state where its exploration has one; arguments as those of `ActorCritic`."""
+    stateful = exploration.has_state and isinstance(action_space, spaces.Box)
+    cls = ExploringActorCritic if stateful else ActorCritic
+    return cls(observation_space, action_space, network, exploration=exploration, **settings)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from rlkit_core.errors import UsageError
-from rlkit_core.rollout import Tree
+from rlkit_core.rollout import Tree, tree_map
 
 
 def encoded_size(space: gymnasium.Space[Any]) -> int:
@@ -84,10 +84,10 @@ class ObservationNormalizer(nn.Module):
     def __init__(self, space: gymnasium.Space[Any]) -> None:
         super().__init__()
         self._space = space
-        self._boxes = [i for i, (_, part) in enumerate(_leaves(space, space)) if _is_float_box(part)]
+        self._boxes = [i for i, (_, part) in enumerate(leaves(space, space)) if _is_float_box(part)]
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         for i in self._boxes:  # number of the part in the space's own order
-            part = _leaves(space, space)[i][1]
+            part = leaves(space, space)[i][1]
             assert isinstance(part, spaces.Box)
             for statistic in ("mean", "m2"):
                 self.register_buffer(f"{statistic}_{i}", torch.zeros(part.shape, dtype=torch.float64))
@@ -115,13 +115,13 @@ class ObservationNormalizer(nn.Module):
     @torch.no_grad()
     def update(self, obs: Tree) -> None:
         """Take newly collected observations `[B, ...]` into the statistics (parallel Welford, Chan et al. 1979)."""
-        leaves = _leaves(obs, self._space)
-        added = leaves[0][0].shape[0] if self._boxes else 0
+        parts = leaves(obs, self._space)
+        added = parts[0][0].shape[0] if self._boxes else 0
         if added == 0:
             return
         total = self.count + added
         for i in self._boxes:
-            batch = torch.as_tensor(leaves[i][0]).to(self.count.device, torch.float64)
+            batch = torch.as_tensor(parts[i][0]).to(self.count.device, torch.float64)
             mean, m2 = getattr(self, f"mean_{i}"), getattr(self, f"m2_{i}")
             batch_mean = batch.mean(0)
             delta = batch_mean - mean
@@ -136,12 +136,38 @@ class ObservationNormalizer(nn.Module):
         self.count.copy_(total)
 
 
+class Preprocessor(nn.Module):
+    """What happens to observations before a network sees them: they are moved to it and, if wanted, normalised.
+
+    Args:
+        space: observation space.
+        normalize: put an `ObservationNormalizer` in.
+        device: where the networks are.
+    """
+
+    def __init__(self, space: gymnasium.Space[Any], *, normalize: bool, device: str = "cpu") -> None:
+        super().__init__()
+        self.normalizer = ObservationNormalizer(space) if normalize else None
+        self._device = None if device == "cpu" else torch.device(device)
+
+    def forward(self, obs: Tree) -> Tree:
+        """Observations as the network takes them, the same tree."""
+        if self._device is not None:
+            obs = tree_map(lambda leaf: torch.as_tensor(leaf).to(self._device), obs)
+        return obs if self.normalizer is None else self.normalizer(obs)
+
+    def update(self, obs: Tree) -> None:
+        """Take newly collected observations `[B, ...]` into the normalisation: at the end of a learner's update."""
+        if self.normalizer is not None:
+            self.normalizer.update(obs)
+
+
 def _is_float_box(space: Any) -> bool:
     return isinstance(space, spaces.Box) and np.dtype(space.dtype).kind == "f"
 
 
-def _leaves(tree: Any, space: gymnasium.Space[Any]) -> list[tuple[Any, gymnasium.Space[Any]]]:
+def leaves(tree: Any, space: gymnasium.Space[Any]) -> list[tuple[Any, gymnasium.Space[Any]]]:
     """Leaves of a tree that has a space's structure, in the space's own order, each with its space."""
     if isinstance(space, (spaces.Dict, spaces.Tuple)):
-        return [leaf for key, part in _parts(space) for leaf in _leaves(tree[key], part)]
+        return [leaf for key, part in _parts(space) for leaf in leaves(tree[key], part)]
     return [(tree, space)]

@@ -51,6 +51,11 @@ class DiscountedConfig(EstimatorConfig):
                 f"take collector episodes, not {collector.name}"
             )
 
+    def check_replay(self) -> None:
+        """Refuse normalised targets, whose unit would be that of a draw and not of the values."""
+        if self.normalize != "off":
+            raise ValueError(f"estimator normalize {self.normalize} does not go with a replay: take normalize off")
+
     def build(self) -> ReturnEstimator:
         """Build it."""
         return self._build(1.0)

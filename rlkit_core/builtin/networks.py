@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rlkit_core.component import NetworkConfig
 
@@ -30,3 +30,35 @@ class MLPConfig(NetworkConfig):
         from rlkit_core.builtin.mlp import MLP
 
         return MLP(observation_space, self.hidden, self.activation, self.init)
+
+
+_Sizes = tuple[Annotated[int, Field(ge=1)], ...]
+
+
+class CNNConfig(NetworkConfig):
+    """Convolutions over images, scaled inside, then fully connected layers; the network of Nature's DQN."""
+
+    name: ClassVar[str] = "cnn"
+
+    filters: _Sizes = Field((32, 64, 64), min_length=1, description="filters of each convolution")
+    kernels: _Sizes = Field((8, 4, 3), description="width of their kernels, in pixels")
+    strides: _Sizes = Field((4, 2, 1), description="their steps, in pixels")
+    hidden: _Sizes = Field(
+        (512,),
+        description="width of each hidden layer behind the convolutions, where other observations join, in units",
+    )
+    init: Literal["orthogonal", "default"] = Field(
+        "orthogonal", description="initial weights: orthogonal with gain sqrt(2) and zero bias, or torch's default"
+    )
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> Self:
+        if not len(self.filters) == len(self.kernels) == len(self.strides):
+            raise ValueError("filters, kernels and strides should be lists of the same length")
+        return self
+
+    def build(self, observation_space: gymnasium.Space[Any]) -> Network:
+        """Build it."""
+        from rlkit_core.builtin.cnn import CNN
+
+        return CNN(observation_space, self.filters, self.kernels, self.strides, self.hidden, self.init)

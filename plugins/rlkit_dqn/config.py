@@ -1,0 +1,81 @@
+"""Settings of DQN."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from rlkit_core.builtin.collectors import StepsConfig
+from rlkit_core.builtin.estimators import DiscountedConfig
+from rlkit_core.builtin.networks import MLPConfig
+from rlkit_core.component import AlgorithmConfig, CollectorConfig, EstimatorConfig, NetworkConfig, Setup
+
+if TYPE_CHECKING:
+    from rlkit_dqn.dqn import DQN
+
+
+class DQNConfig(AlgorithmConfig):
+    """Deep Q-networks: the values of actions, learned from a replay of past steps; double, duelling, prioritised."""
+
+    name: ClassVar[str] = "dqn"
+    action_spaces: ClassVar[tuple[str, ...]] = ("Discrete",)
+
+    collector: CollectorConfig = Field(
+        StepsConfig(num_envs=4, num_steps=1), description="how experience is gathered between updates"
+    )
+    estimator: EstimatorConfig = Field(
+        DiscountedConfig(normalize="off"), description="what the values are trained towards"
+    )
+    network: NetworkConfig = Field(
+        MLPConfig(hidden=(128, 128), init="default"), description="the network below the values"
+    )
+    learning_rate: float = Field(1e-3, gt=0, description="step size of Adam")
+    learning_rate_schedule: Literal["constant", "linear"] = Field(
+        "constant", description="linear: falls to zero over the run's total_steps"
+    )
+    adam_epsilon: float = Field(1e-8, gt=0, description="added to the root of Adam's second moment")
+    max_grad_norm: float | None = Field(10.0, gt=0, description="clip the gradient to this norm; none: do not")
+    updates_per_step: float = Field(0.25, gt=0, description="gradient steps per environment step, on average")
+    warmup_steps: int = Field(
+        1_000, ge=0, description="environment steps of uniformly random actions before learning begins"
+    )
+    batch_size: int = Field(64, ge=1, description="windows of steps drawn from the replay for a gradient step")
+    replay_size: int = Field(100_000, ge=1, description="rows that the replay holds; the oldest are overwritten")
+    n_step: int = Field(1, ge=1, description="rewards that are summed before a value follows, in environment steps")
+    double: bool = Field(True, description="the learned network chooses the next action, the target network values it")
+    dueling: bool = Field(False, description="values are a state's own plus the advantages of its actions")
+    prioritized: bool = Field(False, description="draw those steps more often whose values were more wrong")
+    priority_alpha: float = Field(0.6, ge=0, le=1, description="how much priorities count; 0: draw uniformly")
+    priority_beta: float = Field(
+        0.4,
+        ge=0,
+        le=1,
+        description="how much of the priorities' bias weights take back at first; grows to 1 over the run's "
+        "total_steps",
+    )
+    target_every: int = Field(250, ge=1, description="gradient steps between moves of the target network")
+    target_tau: float = Field(
+        1.0, gt=0, le=1, description="share of the way to the learned network that a move goes; 1: copies it"
+    )
+    loss: Literal["huber", "squared"] = Field(
+        "huber", description="of values against targets; huber's gradient is at most 1"
+    )
+    epsilon_initial: float = Field(1.0, ge=0, le=1, description="probability of a random action at first")
+    epsilon_final: float = Field(0.05, ge=0, le=1, description="probability of a random action in the end")
+    epsilon_fraction: float = Field(
+        0.2, ge=0, le=1, description="share of the run's total_steps in which the probability falls in a straight line"
+    )
+    normalize_observations: bool = Field(False, description="observations to running mean 0 and deviation 1")
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> Self:
+        self.estimator.check_collector(self.collector)
+        self.estimator.check_replay()
+        return self
+
+    def build(self, setup: Setup) -> DQN:
+        """Build the learner."""
+        from rlkit_dqn.dqn import DQN
+
+        return DQN(self, setup)

@@ -1,0 +1,87 @@
+"""Settings of PPO."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from rlkit_core.builtin.collectors import StepsConfig
+from rlkit_core.builtin.estimators import LambdaConfig
+from rlkit_core.builtin.explorations import GaussianConfig
+from rlkit_core.builtin.networks import MLPConfig
+from rlkit_core.component import (
+    AlgorithmConfig,
+    CollectorConfig,
+    EstimatorConfig,
+    ExplorationConfig,
+    NetworkConfig,
+    Setup,
+)
+
+if TYPE_CHECKING:
+    from rlkit_ppo.ppo import PPO
+
+
+class PPOConfig(AlgorithmConfig):
+    """Proximal policy optimisation: several epochs on each rollout, kept close to the policy that collected it."""
+
+    name: ClassVar[str] = "ppo"
+    action_spaces: ClassVar[tuple[str, ...]] = ("Discrete", "MultiDiscrete", "MultiBinary", "Box")
+
+    collector: CollectorConfig = Field(
+        StepsConfig(num_envs=8, num_steps=128), description="how experience is gathered for each update"
+    )
+    estimator: EstimatorConfig = Field(LambdaConfig(), description="what the values are trained towards")
+    network: NetworkConfig = Field(
+        MLPConfig(hidden=(64, 64), activation="tanh"),
+        description="the network below the policy's and the value's heads",
+    )
+    value_network: Literal["shared", "separate"] = Field(
+        "separate", description="policy and value are heads on one network, or each has one of its own"
+    )
+    exploration: ExplorationConfig = Field(
+        GaussianConfig(), description="noise of continuous actions; its deviation is learned"
+    )
+    epochs: int = Field(10, ge=1, description="passes over each rollout")
+    minibatch_size: int = Field(
+        64, ge=1, description="steps in a minibatch, about: a rollout is divided into equal parts"
+    )
+    learning_rate: float = Field(3e-4, gt=0, description="step size of Adam")
+    learning_rate_schedule: Literal["constant", "linear"] = Field(
+        "constant", description="linear: falls to zero over the run's total_steps"
+    )
+    adam_epsilon: float = Field(1e-5, gt=0, description="added to the root of Adam's second moment")
+    max_grad_norm: float | None = Field(0.5, gt=0, description="clip the gradient to this norm; none: do not")
+    clip_range: float = Field(
+        0.2, gt=0, description="the ratio of the new probability of an action to the old one counts within 1 ± this"
+    )
+    clip_schedule: Literal["constant", "linear"] = Field(
+        "constant", description="linear: the clip range falls to zero over the run's total_steps"
+    )
+    value_clip: float | None = Field(
+        None, gt=0, description="values count within the old ones ± this, in the targets' units; none: do not clip"
+    )
+    target_kl: float | None = Field(
+        None, gt=0, description="leave a rollout when the policy is 1.5 times this far from the old one; none: never"
+    )
+    value_coef: float = Field(0.5, ge=0, description="weight of the value loss")
+    entropy_coef: float = Field(0.0, ge=0, description="weight of the entropy, which keeps the policy exploring")
+    normalize_advantages: bool = Field(True, description="advantages to mean 0 and deviation 1 in each minibatch")
+    normalize_observations: bool = Field(True, description="observations to running mean 0 and deviation 1")
+    head_init: Literal["orthogonal", "default"] = Field(
+        "orthogonal",
+        description="initial weights of the heads: orthogonal, the policy's so small that all actions are about "
+        "equally likely; or torch's default",
+    )
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> Self:
+        self.estimator.check_collector(self.collector)
+        return self
+
+    def build(self, setup: Setup) -> PPO:
+        """Build the learner."""
+        from rlkit_ppo.ppo import PPO
+
+        return PPO(self, setup)

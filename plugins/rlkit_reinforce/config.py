@@ -1,0 +1,33 @@
+"""Settings of REINFORCE."""
+
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from rlkit_core import AlgorithmConfig, CollectorConfig, EstimatorConfig, NetworkConfig, Setup
+from rlkit_core.builtin.collectors import EpisodesConfig
+from rlkit_core.builtin.estimators import DiscountedConfig
+from rlkit_core.builtin.networks import MLPConfig
+
+
+class ReinforceConfig(AlgorithmConfig):
+    """REINFORCE: the policy gradient from whole episodes, with or without a baseline."""
+
+    name: ClassVar[str] = "reinforce"
+    action_spaces: ClassVar[tuple[str, ...]] = ("Discrete", "MultiDiscrete", "MultiBinary", "Box")
+
+    collector: CollectorConfig = Field(EpisodesConfig(num_envs=8), description="how experience is gathered")
+    estimator: EstimatorConfig = Field(
+        DiscountedConfig(bootstrap=False, normalize="per_batch"), description="what an action was worth"
+    )
+    network: NetworkConfig = Field(MLPConfig(), description="the policy's network")
+    learning_rate: float = Field(3e-3, gt=0, description="step size of Adam")
+    baseline: bool = Field(
+        True, description="subtract a learned value of the observation from what the action was worth"
+    )
+
+    def build(self, setup: Setup) -> Any:
+        """Build the learner."""
+        from rlkit_reinforce.reinforce import Reinforce
+
+        return Reinforce(self, setup)

@@ -1,0 +1,43 @@
+"""REINFORCE: Williams 1992, "Simple statistical gradient-following algorithms for connectionist RL", equation 4."""
+
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from rlkit_core import Learner, Rollout, Setup
+from rlkit_core.builtin.actor_critic import ActorCritic, actor_critic
+from rlkit_core.builtin.adam import Adam
+from rlkit_core.builtin.explorations import GaussianConfig
+from rlkit_core.learner import Part
+from rlkit_reinforce.config import ReinforceConfig
+
+
+class Reinforce(Learner):
+    """Makes the actions of an episode more likely, the more the better the rewards were that followed them."""
+
+    policy: ActorCritic
+
+    def __init__(self, config: ReinforceConfig, setup: Setup) -> None:
+        self.config = config
+        spaces = setup.observation_space, setup.action_space
+        self.policy = actor_critic(*spaces, config.network, exploration=GaussianConfig(), device=setup.device)
+        self.estimator = config.estimator.build()
+        self.optimizer = Adam(self.policy.parameters(), config.learning_rate, max_grad_norm=0.5)
+
+    def update(self, rollout: Rollout) -> dict[str, float | Tensor]:
+        """One gradient step on whole episodes."""
+        values, next_values = rollout.values(self.policy.value)  # [T, N]
+        returns = self.estimator.estimate(rollout, next_values, values=values if self.config.baseline else None)
+        columns = rollout.obs, self.policy.taken_actions(rollout), returns.targets, returns.advantages
+        obs, taken, targets, advantages = rollout.columns(*columns)  # [B]
+        log_probs, entropies, values = self.policy.evaluate(obs, taken)
+        loss = -(log_probs * advantages.to(log_probs.device)).mean()
+        if self.config.baseline:
+            loss = loss + 0.5 * mse_loss(values, targets.to(values.device))
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = self.optimizer.step()
+        return {"loss": loss.detach(), "entropy": entropies.detach().mean(), "gradient_norm": norm}
+
+    def parts(self) -> dict[str, Part]:
+        """All that decides how learning goes on."""
+        return {"policy": self.policy, "optimizer": self.optimizer, "estimator": self.estimator}

@@ -1,0 +1,79 @@
+"""Settings of TD3."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from rlkit_core.builtin.collectors import StepsConfig
+from rlkit_core.builtin.estimators import DiscountedConfig
+from rlkit_core.builtin.explorations import GaussianConfig
+from rlkit_core.builtin.networks import MLPConfig
+from rlkit_core.component import (
+    AlgorithmConfig,
+    CollectorConfig,
+    EstimatorConfig,
+    ExplorationConfig,
+    NetworkConfig,
+    Setup,
+)
+
+if TYPE_CHECKING:
+    from rlkit_td3.td3 import TD3
+
+
+class TD3Config(AlgorithmConfig):
+    """Twin delayed DDPG: a deterministic policy for continuous actions, learned from a replay with two critics."""
+
+    name: ClassVar[str] = "td3"
+    action_spaces: ClassVar[tuple[str, ...]] = ("Box",)
+
+    collector: CollectorConfig = Field(
+        StepsConfig(num_envs=1, num_steps=1), description="how experience is gathered between updates"
+    )
+    estimator: EstimatorConfig = Field(
+        DiscountedConfig(normalize="off"), description="what the values are trained towards"
+    )
+    network: NetworkConfig = Field(
+        MLPConfig(hidden=(256, 256), init="default"), description="the networks of the policy and of both critics"
+    )
+    exploration: ExplorationConfig = Field(
+        GaussianConfig(std=0.1), description="noise of the actions while experience is gathered"
+    )
+    learning_rate: float = Field(1e-3, gt=0, description="step size of Adam, for policy and critics")
+    learning_rate_schedule: Literal["constant", "linear"] = Field(
+        "constant", description="linear: falls to zero over the run's total_steps"
+    )
+    updates_per_step: float = Field(1.0, gt=0, description="gradient steps per environment step, on average")
+    warmup_steps: int = Field(
+        1_000, ge=0, description="environment steps of uniformly random actions before learning begins"
+    )
+    batch_size: int = Field(256, ge=1, description="steps drawn from the replay for a gradient step")
+    replay_size: int = Field(1_000_000, ge=1, description="rows that the replay holds; the oldest are overwritten")
+    policy_delay: int = Field(2, ge=1, description="gradient steps of the critics for each of the policy")
+    target_tau: float = Field(
+        0.005,
+        gt=0,
+        le=1,
+        description="share of the way to the learned networks that their targets go each time the policy is learned",
+    )
+    target_noise: float = Field(
+        0.2,
+        ge=0,
+        description="deviation of the noise on the actions that targets are made with, bounds being at -1 and 1",
+    )
+    target_noise_clip: float = Field(0.5, ge=0, description="largest size of that noise")
+    normalize_observations: bool = Field(False, description="observations to running mean 0 and deviation 1")
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> Self:
+        self.estimator.check_collector(self.collector)
+        self.estimator.check_replay()
+        return self
+
+    def build(self, setup: Setup) -> TD3:
+        """Build the learner."""
+        from rlkit_td3.td3 import TD3
+
+        return TD3(self, setup)

@@ -1,0 +1,42 @@
+"""Action values of continuous actions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from rlkit_core.component import NetworkConfig
+from rlkit_core.rollout import Tree
+
+
+class Critics(nn.Module):
+    """Several independent estimates of the action value Q(s, a).
+
+    Args:
+        observation_space: of a single environment.
+        num_actions: numbers in an action, from -1 to 1 each.
+        network: builds each one's network, which sees observation and action as one Tuple.
+        number: how many.
+    """
+
+    def __init__(
+        self, observation_space: gymnasium.Space[Any], num_actions: int, network: NetworkConfig, number: int = 2
+    ) -> None:
+        super().__init__()
+        both = spaces.Tuple((observation_space, spaces.Box(-1.0, 1.0, (num_actions,), np.float32)))
+        self.networks = nn.ModuleList(network.build(both) for _ in range(number))
+        self.heads = nn.ModuleList(nn.Linear(network.num_features, 1) for network in self.networks)  # type: ignore[arg-type]
+
+    def forward(self, obs: Tree, actions: Tensor) -> Tensor:
+        """Values `[number, B]` of observations `[B, ...]` and actions `[B, A]`."""
+        pairs = zip(self.networks, self.heads, strict=True)
+        return torch.stack([head(network((obs, actions))).squeeze(1) for network, head in pairs])
+
+    def first(self, obs: Tree, actions: Tensor) -> Tensor:
+        """Values `[B]` of the first one alone."""
+        return self.heads[0](self.networks[0]((obs, actions))).squeeze(1)  # type: ignore[no-any-return]

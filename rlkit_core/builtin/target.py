@@ -1,0 +1,48 @@
+"""Target networks: copies that follow a learned network slowly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Target:
+    """A copy of a network, to be learned towards.
+
+    Args:
+        source: the network that it follows.
+
+    Attributes:
+        network: the copy; it has no gradient.
+    """
+
+    def __init__(self, source: nn.Module) -> None:
+        self.network = deepcopy(source).requires_grad_(False)
+        self._mine: list[Tensor] = list(self.network.parameters())
+        self._theirs: list[Tensor] = list(source.parameters())
+        self._calls = 0
+
+    @torch.no_grad()
+    def follow(self, tau: float, *, every: int = 1) -> None:
+        """Go the share `tau` of the way to the network, 1 being a copy; only at each `every`-th call."""
+        self._calls += 1
+        if self._calls % every:
+            return
+        # One call for all: a loop over small tensors costs several times as much.
+        if tau == 1:
+            torch._foreach_copy_(self._mine, self._theirs)
+        else:
+            torch._foreach_lerp_(self._mine, self._theirs, tau)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its weights, and how often it was called."""
+        return {"network": self.network.state_dict(), "calls": self._calls}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take the state back."""
+        self.network.load_state_dict(state["network"])
+        self._calls = int(state["calls"])
