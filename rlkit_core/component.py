@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rlkit_core.environment import Environments
     from rlkit_core.exploration import Exploration
     from rlkit_core.learner import Learner
-    from rlkit_core.network import Network
+    from rlkit_core.network import Network, ParallelNetworks
     from rlkit_core.returns import ReturnEstimator
     from rlkit_core.seeding import SeedStream
     from rlkit_core.tracking import Tracker
@@ -105,6 +105,16 @@ class NetworkConfig(Component):
         Raises:
             UsageError: it cannot take such observations.
         """
+
+    def build_parallel(self, observation_space: gymnasium.Space[Any], number: int) -> ParallelNetworks:
+        """Build several that are evaluated together; overridden where that can be done in fewer operations.
+
+        Raises:
+            UsageError: it cannot take such observations.
+        """
+        from rlkit_core.network import NetworkList
+
+        return NetworkList([self.build(observation_space) for _ in range(number)])
 
 
 Deviation = Literal["fixed", "learned", "from_features"]

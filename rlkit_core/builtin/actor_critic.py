@@ -17,6 +17,7 @@ from rlkit_core.component import ExplorationConfig, NetworkConfig
 from rlkit_core.policy import Act, Policy, StatefulPolicy
 from rlkit_core.rollout import Rollout, Tree
 
+_POLICY, _VALUE = 0, 1
 _NO_STARTS = torch.zeros(0, dtype=torch.bool)
 
 
@@ -53,9 +54,10 @@ class ActorCritic(Policy):
         super().__init__()
         self.distribution = distribution_for(action_space)
         self.preprocessor = Preprocessor(observation_space, normalize=normalize_observations, device=device)
-        self.trunk = network.build(observation_space)
-        self.value_trunk = network.build(observation_space) if value_network == "separate" else None
-        num_features = self.trunk.num_features
+        # One network, or two side by side: the policy's and the value's.
+        self.trunk = network.build(observation_space) if value_network == "shared" else None
+        self.trunks = network.build_parallel(observation_space, 2) if value_network == "separate" else None
+        num_features = (self.trunk or self.trunks).num_features  # type: ignore[union-attr]
         self.policy_head = nn.Linear(num_features, self.distribution.num_params)
         self.value_head = nn.Linear(num_features, 1)
         if orthogonal_init:
@@ -68,6 +70,10 @@ class ActorCritic(Policy):
         )
         self.to(device)
 
+    def _features(self, which: int, obs: Tree) -> Tensor:
+        """Features `[B, F]` below one of the heads, of preprocessed observations."""
+        return self.trunk(obs) if self.trunk is not None else self.trunks.one(which, obs)  # type: ignore[union-attr]
+
     def act(self, obs: Tree, *, generator: torch.Generator | None = None) -> Act:
         """Sample with the generator, or take the mode without one.
 
@@ -79,7 +85,7 @@ class ActorCritic(Policy):
     def _act(self, obs: Tree, state: Tree, starts: Tensor, generator: torch.Generator | None) -> Act:
         distribution = self.distribution
         with torch.no_grad():
-            features = self.trunk(self.preprocessor(obs))
+            features = self._features(_POLICY, self.preprocessor(obs))
             raw = linear(features, self.policy_head.weight, self.policy_head.bias)
             if self.exploration is None:
                 raw = distribution.mode(raw) if generator is None else distribution.sample(raw, generator)
@@ -95,8 +101,8 @@ class ActorCritic(Policy):
 
     def value(self, obs: Tree) -> Tensor:
         """Values `[B]` of observations `[B, ...]`, in the units of the targets they were trained on."""
-        trunk = self.trunk if self.value_trunk is None else self.value_trunk
-        return linear(trunk(self.preprocessor(obs)), self.value_head.weight, self.value_head.bias).squeeze(1)
+        features = self._features(_VALUE, self.preprocessor(obs))
+        return linear(features, self.value_head.weight, self.value_head.bias).squeeze(1)
 
     def evaluate(self, obs: Tree, taken: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities, entropies and values, `[B]` each, differentiable.
@@ -108,14 +114,15 @@ class ActorCritic(Policy):
         taken = taken.to(self.policy_head.weight.device)
         raw = self.distribution.from_space(taken) if self.distribution.lossless else taken
         obs = self.preprocessor(obs)
-        features = self.trunk(obs)
+        if self.trunks is not None:
+            features, value_features = self.trunks(obs).unbind()
+        else:
+            features = value_features = self._features(_POLICY, obs)
         params = linear(features, self.policy_head.weight, self.policy_head.bias)
         if self.exploration is not None:
             params = torch.cat([params, self.exploration.log_std(features)], 1)
         log_probs, entropies = self.distribution.log_prob_and_entropy(params, raw)
-        if self.value_trunk is not None:
-            features = self.value_trunk(obs)
-        values = linear(features, self.value_head.weight, self.value_head.bias).squeeze(1)
+        values = linear(value_features, self.value_head.weight, self.value_head.bias).squeeze(1)
         return log_probs, entropies, values
 
 

@@ -29,14 +29,16 @@ class Critics(nn.Module):
     ) -> None:
         super().__init__()
         both = spaces.Tuple((observation_space, spaces.Box(-1.0, 1.0, (num_actions,), np.float32)))
-        self.networks = nn.ModuleList(network.build(both) for _ in range(number))
-        self.heads = nn.ModuleList(nn.Linear(network.num_features, 1) for network in self.networks)  # type: ignore[arg-type]
+        self.networks = network.build_parallel(both, number)
+        heads = [nn.Linear(self.networks.num_features, 1) for _ in range(number)]
+        self.weights = nn.Parameter(torch.stack([head.weight.detach().T for head in heads]))  # [number, F, 1]
+        self.biases = nn.Parameter(torch.stack([head.bias.detach() for head in heads]))  # [number, 1]
 
     def forward(self, obs: Tree, actions: Tensor) -> Tensor:
         """Values `[number, B]` of observations `[B, ...]` and actions `[B, A]`."""
-        pairs = zip(self.networks, self.heads, strict=True)
-        return torch.stack([head(network((obs, actions))).squeeze(1) for network, head in pairs])
+        features = self.networks((obs, actions))  # [number, B, F]
+        return torch.bmm(features, self.weights).squeeze(2) + self.biases
 
     def first(self, obs: Tree, actions: Tensor) -> Tensor:
         """Values `[B]` of the first one alone."""
-        return self.heads[0](self.networks[0]((obs, actions))).squeeze(1)  # type: ignore[no-any-return]
+        return (self.networks.one(0, (obs, actions)) @ self.weights[0]).squeeze(1) + self.biases[0]

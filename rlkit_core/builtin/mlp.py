@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from rlkit_core.builtin.encoding import encode, encoded_size
-from rlkit_core.network import Network
+from rlkit_core.network import Network, ParallelNetworks
 from rlkit_core.rollout import Tree
 
 
@@ -30,8 +31,9 @@ class MLP(Network):
         self, observation_space: gymnasium.Space[Any], hidden: tuple[int, ...], activation: str, init: str
     ) -> None:
         super().__init__()
-        self._space = observation_space
-        self._activation = torch.relu if activation == "relu" else tanh
+        self.space = observation_space
+        # In place, because nobody else sees what a layer gives.
+        self.activation = torch.relu_ if activation == "relu" else tanh
         widths = [encoded_size(observation_space), *hidden]
         self.num_features = widths[-1]
         layers = [nn.Linear(a, b) for a, b in pairwise(widths)]
@@ -45,9 +47,42 @@ class MLP(Network):
 
     def forward(self, obs: Tree) -> Tensor:
         """Features `[B, num_features]`."""
-        x = encode(obs, self._space)
+        x = encode(obs, self.space)
         for layer in self._layers:
-            x = self._activation(linear(x, layer.weight, layer.bias))
+            x = self.activation(linear(x, layer.weight, layer.bias))
+        return x
+
+
+class ParallelMLP(ParallelNetworks):
+    """Several MLPs of the same shape, a layer of all of them in one operation.
+
+    Args:
+        networks: whose weights it takes over.
+    """
+
+    def __init__(self, networks: Sequence[MLP]) -> None:
+        super().__init__()
+        self._space, self._activation = networks[0].space, networks[0].activation
+        self.num_features = networks[0].num_features
+        layers = list(zip(*(network.layers for network in networks), strict=True))
+        weights = tuple(nn.Parameter(torch.stack([layer.weight.detach() for layer in same])) for same in layers)
+        biases = tuple(nn.Parameter(torch.stack([layer.bias.detach() for layer in same])) for same in layers)
+        self.weights, self.biases = nn.ParameterList(weights), nn.ParameterList(biases)
+        self._layers = tuple(zip(weights, biases, strict=True))
+
+    def forward(self, obs: Tree) -> Tensor:
+        """Features `[number, B, num_features]`."""
+        x = encode(obs, self._space)
+        x = x.expand(self._layers[0][0].shape[0] if self._layers else 1, -1, -1)
+        for weight, bias in self._layers:
+            x = self._activation(torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2)))
+        return x
+
+    def one(self, index: int, obs: Tree) -> Tensor:
+        """Features `[B, num_features]` of one of the networks."""
+        x = encode(obs, self._space)
+        for weight, bias in self._layers:
+            x = self._activation(linear(x, weight[index], bias[index]))
         return x
 
 

@@ -11,7 +11,7 @@ from rlkit_core.component import NetworkConfig
 if TYPE_CHECKING:
     import gymnasium
 
-    from rlkit_core.network import Network
+    from rlkit_core.network import Network, ParallelNetworks
 
 
 class MLPConfig(NetworkConfig):
@@ -30,6 +30,12 @@ class MLPConfig(NetworkConfig):
         from rlkit_core.builtin.mlp import MLP
 
         return MLP(observation_space, self.hidden, self.activation, self.init)
+
+    def build_parallel(self, observation_space: gymnasium.Space[Any], number: int) -> ParallelNetworks:
+        """Build several in one."""
+        from rlkit_core.builtin.mlp import MLP, ParallelMLP
+
+        return ParallelMLP([MLP(observation_space, self.hidden, self.activation, self.init) for _ in range(number)])
 
 
 _Sizes = tuple[Annotated[int, Field(ge=1)], ...]

@@ -22,7 +22,7 @@ PLUGINS = ROOT / "plugins"
 LAYERS = [
     {"errors"},
     {"seeding", "rollout", "component", "hookspecs"},
-    {"policy", "returns", "network", "environment", "config", "progress", "run_folder"},
+    {"exploration", "policy", "returns", "network", "environment", "config", "progress", "run_folder"},
     {"collector", "learner", "registry"},
     {"presets", "provenance", "tracking", "checkpoint"},
     {"evaluation"},
@@ -34,7 +34,18 @@ LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in name
 
 # What parts are written with: the interfaces, what flows through them, and errors.
 FOR_PLUGINS = {
-    *("collector", "component", "environment", "errors", "hookspecs", "learner", "network", "policy", "returns"),
+    *(
+        "collector",
+        "component",
+        "environment",
+        "errors",
+        "exploration",
+        "hookspecs",
+        "learner",
+        "network",
+        "policy",
+        "returns",
+    ),
     *("rollout", "seeding", "testing", "tracking", "builtin"),
 }
 # The built-in parts are plugins that come along; these three help them with texts and files.
