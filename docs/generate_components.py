@@ -52,7 +52,9 @@ def page() -> str:
 
 
 def _description(cls: type[BaseModel]) -> str:
-    return inspect.cleandoc(cls.__doc__ or "") + "\n"
+    text = inspect.cleandoc(cls.__doc__ or "") + "\n"
+    action_spaces = getattr(cls, "action_spaces", ())
+    return f"{text}\nAction spaces: {', '.join(action_spaces)}.\n" if action_spaces else text
 
 
 def _table(cls: type[BaseModel]) -> str:

@@ -107,6 +107,7 @@ def _description(entry: Entry, cls: type[Component], registry: Registry) -> dict
         "settings": list(_settings(cls, registry)),
     }
     if issubclass(cls, AlgorithmConfig):
+        part["action_spaces"] = list(cls.action_spaces)
         part["presets"] = {name: preset.model_dump(mode="json") for name, preset in presets(cls).items()}
     return part
 
@@ -137,6 +138,9 @@ def _page(part: dict[str, Any]) -> str:
     formatter.write(f"{part['name']}: {part['kind']} from {part['distribution']} {part['version']}\n\n")
     with formatter.indentation():
         formatter.write_text(part["text"])
+        if part.get("action_spaces"):
+            formatter.write_paragraph()
+            formatter.write_text(f"Action spaces: {', '.join(part['action_spaces'])}")
     if part["settings"]:
         with formatter.section("Settings"):
             formatter.write_dl([(f"{setting['name']}", _about(setting)) for setting in part["settings"]])

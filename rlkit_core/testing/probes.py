@@ -11,6 +11,8 @@ Train on them in this order; the first that fails names the fault:
 | `rlkit/Identity-v0` | actions that belong to their own observations | 1 |
 | `rlkit/RewardForEver-v0` | bootstrapping truncated episodes | 1 / (1 - gamma) |
 
+Their actions are Discrete; with the argument `continuous=true` they are a Box of one number from -1 to 1.
+
 After Stable-Baselines3's `common/envs/identity_env.py` and Andy Jones, "Debugging RL, without the agonizing pain"
 (https://andyljones.com/posts/rl-debugging.html). Importing this module registers them with Gymnasium; from the command
 line: `rlkit run a2c --import rlkit_core.testing.probes --env rlkit/TwoSteps-v0`.
@@ -34,6 +36,10 @@ _ONE = np.ones(1, np.float32)  # never 0, from which a network without biases le
 class Probe(gymnasium.Env[Any, Any]):
     """An environment with known values; one-step episodes and two actions unless a probe says otherwise.
 
+    Args:
+        render_mode: of no use.
+        continuous: the action is a number from -1 to 1.
+
     Attributes:
         id: what it is registered as.
         time_limit: steps after which an episode is truncated, or None.
@@ -46,8 +52,11 @@ class Probe(gymnasium.Env[Any, Any]):
     observation_space: gymnasium.Space[Any] = spaces.Box(-1.0, 1.0, (1,), np.float32)
     action_space: gymnasium.Space[Any] = spaces.Discrete(2)
 
-    def __init__(self, render_mode: str | None = None) -> None:
+    def __init__(self, render_mode: str | None = None, continuous: bool = False) -> None:
         self.render_mode = render_mode
+        self.continuous = continuous
+        if continuous:
+            self.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
         self._obs: Any = self.all_obs[0]
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -73,7 +82,7 @@ class Probe(gymnasium.Env[Any, Any]):
         """Value of an observation under the best policy, in units of the rewards."""
 
     @classmethod
-    def best_action(cls, obs: Any) -> int | None:
+    def best_action(cls, obs: Any, continuous: bool = False) -> float | None:
         """The best action, or None where all are as good."""
         return None
 
@@ -132,11 +141,13 @@ class TwoSteps(Probe):
 
 
 class ActionReward(Probe):
-    """Reward 1 for action 1, -1 for action 0."""
+    """Reward 1 for action 1, -1 for action 0; continuous: the action is the reward."""
 
     id = "rlkit/ActionReward-v0"
 
     def _reward(self, action: Any) -> float:
+        if self.continuous:
+            return float(action[0])
         return 1.0 if int(action) == 1 else -1.0
 
     @classmethod
@@ -145,13 +156,16 @@ class ActionReward(Probe):
         return 1.0
 
     @classmethod
-    def best_action(cls, obs: Any) -> int | None:
+    def best_action(cls, obs: Any, continuous: bool = False) -> float | None:
         """1."""
         return 1
 
 
 class Identity(Probe):
-    """The observation, one of three at random, is the action to take: reward 1, else 0."""
+    """The observation, one of three at random, is the action to take: reward 1, else 0.
+
+    Continuous: the observations stand for -1/2, 0 and 1/2, and the reward is 1 less the square of the distance.
+    """
 
     id = "rlkit/Identity-v0"
     all_obs = (0, 1, 2)
@@ -162,6 +176,8 @@ class Identity(Probe):
         return int(self.np_random.integers(3))
 
     def _reward(self, action: Any) -> float:
+        if self.continuous:
+            return 1.0 - (float(action[0]) - (self._obs - 1) / 2) ** 2
         return float(int(action) == self._obs)
 
     @classmethod
@@ -170,9 +186,9 @@ class Identity(Probe):
         return 1.0
 
     @classmethod
-    def best_action(cls, obs: Any) -> int | None:
-        """The observation."""
-        return int(obs)
+    def best_action(cls, obs: Any, continuous: bool = False) -> float | None:
+        """The observation, or what it stands for."""
+        return (int(obs) - 1) / 2 if continuous else int(obs)
 
 
 class RewardForEver(Probe):

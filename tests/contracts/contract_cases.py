@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
@@ -9,11 +11,13 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from rlkit_core.builtin.collectors import StepsConfig
+from rlkit_core.builtin.networks import MLPConfig
 from rlkit_core.component import AlgorithmConfig, Component, EnvironmentConfig, Setup
 from rlkit_core.config import RunConfig
 from rlkit_core.learner import Learner
 from rlkit_core.registry import Registry
-from rlkit_core.rollout import Rollout, tree_map
+from rlkit_core.rollout import Rollout
 from rlkit_core.seeding import SeedStream, global_generators
 
 OBS_SPACES: dict[str, gymnasium.Space[Any]] = {
@@ -109,8 +113,34 @@ def learn(
 
 
 def copied(state: Any) -> Any:
-    """A state dict with tensors of its own, as a file would hold it."""
-    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, dict(state))
+    """A state as files would hold it: tensors of its own, and for the rest what JSON gives back."""
+    if isinstance(state, torch.Tensor):
+        return state.clone()
+    if isinstance(state, Mapping):
+        return {key: copied(part) for key, part in state.items()}
+    if isinstance(state, (list, tuple)):
+        return [copied(part) for part in state]
+    return json.loads(json.dumps(state))
+
+
+QUICK = {"warmup_steps": 8, "batch_size": 16, "replay_size": 500, "epochs": 2}
+"""Settings by the names they usually have, with which an algorithm learns something within a second."""
+
+
+def quick(config: AlgorithmConfig, **settings: Any) -> AlgorithmConfig:
+    """The same algorithm with a small network, and those of the settings that it has."""
+    known = type(config).model_fields
+    wanted: dict[str, Any] = {"network": MLPConfig(hidden=(16,)), **QUICK, **settings}
+    if isinstance(config.collector, StepsConfig):
+        num_steps = min(config.collector.num_steps, 16)
+        wanted["collector"] = StepsConfig(num_envs=config.collector.num_envs, num_steps=num_steps)
+    present = {name: getattr(config, name) for name in known}
+    return type(config)(**{**present, **{name: value for name, value in wanted.items() if name in known}})
+
+
+def same(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:
+    """Whether two states of a policy are equal bit for bit."""
+    return all(torch.equal(tensor, b[name]) for name, tensor in a.items())
 
 
 def registered(kind: str) -> list[str]:

@@ -19,7 +19,7 @@ from rlkit_core.registry import Registry
 from rlkit_core.rollout import Rollout
 from rlkit_core.seeding import SeedStream, global_generators
 
-KINDS = ("algorithm", "estimator", "collector", "network", "environment", "tracker")
+KINDS = ("algorithm", "estimator", "collector", "network", "exploration", "environment", "tracker")
 PARTS = pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS for name in registered(kind)])
 ESTIMATORS = pytest.mark.parametrize("name", registered("estimator"))
 NETWORKS = pytest.mark.parametrize("name", registered("network"))
