@@ -11,9 +11,9 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 if TYPE_CHECKING:
     import gymnasium
@@ -203,6 +203,13 @@ class AlgorithmConfig(Component):
     action_spaces: ClassVar[tuple[str, ...]] = ()
     """Names of Gymnasium's classes of action spaces that it handles; of others, `build` refuses each by name."""
     collector: CollectorConfig
+
+    @model_validator(mode="after")
+    def _check_estimators(self) -> Self:
+        for slot, kind in slots_of(type(self)).items():
+            if kind is EstimatorConfig:
+                getattr(self, slot).check_collector(self.collector)
+        return self
 
     @abstractmethod
     def build(self, setup: Setup) -> Learner:

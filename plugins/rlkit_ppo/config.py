@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from rlkit_core.builtin.collectors import StepsConfig
 from rlkit_core.builtin.estimators import LambdaConfig
@@ -74,11 +74,6 @@ class PPOConfig(AlgorithmConfig):
         description="initial weights of the heads: orthogonal, the policy's so small that all actions are about "
         "equally likely; or torch's default",
     )
-
-    @model_validator(mode="after")
-    def _check_parts(self) -> Self:
-        self.estimator.check_collector(self.collector)
-        return self
 
     def build(self, setup: Setup) -> PPO:
         """Build the learner."""

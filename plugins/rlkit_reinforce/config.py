@@ -17,14 +17,10 @@ class ReinforceConfig(AlgorithmConfig):
     action_spaces: ClassVar[tuple[str, ...]] = ("Discrete", "MultiDiscrete", "MultiBinary", "Box")
 
     collector: CollectorConfig = Field(EpisodesConfig(num_envs=8), description="how experience is gathered")
-    estimator: EstimatorConfig = Field(
-        DiscountedConfig(bootstrap=False, normalize="per_batch"), description="what an action was worth"
-    )
+    estimator: EstimatorConfig = Field(DiscountedConfig(bootstrap=False, normalize="per_batch"), description="returns")
     network: NetworkConfig = Field(MLPConfig(), description="the policy's network")
     learning_rate: float = Field(3e-3, gt=0, description="step size of Adam")
-    baseline: bool = Field(
-        True, description="subtract a learned value of the observation from what the action was worth"
-    )
+    baseline: bool = Field(True, description="subtract a learned value of the observation from the return")
 
     def build(self, setup: Setup) -> Any:
         """Build the learner."""

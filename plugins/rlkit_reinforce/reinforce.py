@@ -27,16 +27,14 @@ class Reinforce(Learner):
         """One gradient step on whole episodes."""
         values, next_values = rollout.values(self.policy.value)  # [T, N]
         returns = self.estimator.estimate(rollout, next_values, values=values if self.config.baseline else None)
-        columns = rollout.obs, self.policy.taken_actions(rollout), returns.targets, returns.advantages
-        obs, taken, targets, advantages = rollout.columns(*columns)  # [B]
+        seen = rollout.obs, self.policy.taken_actions(rollout)
+        obs, taken, targets, advantages = rollout.columns(*seen, *returns)  # [B]
         log_probs, entropies, values = self.policy.evaluate(obs, taken)
         loss = -(log_probs * advantages.to(log_probs.device)).mean()
-        if self.config.baseline:
-            loss = loss + 0.5 * mse_loss(values, targets.to(values.device))
+        loss = loss + 0.5 * self.config.baseline * mse_loss(values, targets.to(values.device))
         self.optimizer.zero_grad()
         loss.backward()
-        norm = self.optimizer.step()
-        return {"loss": loss.detach(), "entropy": entropies.detach().mean(), "gradient_norm": norm}
+        return {"loss": loss.detach(), "entropy": entropies.detach().mean(), "gradient_norm": self.optimizer.step()}
 
     def parts(self) -> dict[str, Part]:
         """All that decides how learning goes on."""

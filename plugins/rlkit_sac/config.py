@@ -65,8 +65,7 @@ class SACConfig(AlgorithmConfig):
     normalize_observations: bool = Field(False, description="observations to running mean 0 and deviation 1")
 
     @model_validator(mode="after")
-    def _check_parts(self) -> Self:
-        self.estimator.check_collector(self.collector)
+    def _check_estimator(self) -> Self:
         self.estimator.check_replay()
         if isinstance(self.temperature, float) and self.temperature < 0:
             raise ValueError("temperature should be auto, or a number from 0 on")

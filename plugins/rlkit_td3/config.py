@@ -67,8 +67,7 @@ class TD3Config(AlgorithmConfig):
     normalize_observations: bool = Field(False, description="observations to running mean 0 and deviation 1")
 
     @model_validator(mode="after")
-    def _check_parts(self) -> Self:
-        self.estimator.check_collector(self.collector)
+    def _check_estimator(self) -> Self:
         self.estimator.check_replay()
         return self
 

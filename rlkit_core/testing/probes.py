@@ -188,7 +188,8 @@ class Identity(Probe):
     @classmethod
     def best_action(cls, obs: Any, continuous: bool = False) -> float | None:
         """The observation, or what it stands for."""
-        return (int(obs) - 1) / 2 if continuous else int(obs)
+        number = int(obs)
+        return (number - 1) / 2 if continuous else float(number)
 
 
 class RewardForEver(Probe):
