@@ -15,7 +15,6 @@ class ReinforceConfig(AlgorithmConfig):
 
     name: ClassVar[str] = "reinforce"
     action_spaces: ClassVar[tuple[str, ...]] = ("Discrete", "MultiDiscrete", "MultiBinary", "Box")
-
     collector: CollectorConfig = Field(EpisodesConfig(num_envs=8), description="how experience is gathered")
     estimator: EstimatorConfig = Field(DiscountedConfig(bootstrap=False, normalize="per_batch"), description="returns")
     network: NetworkConfig = Field(MLPConfig(), description="the policy's network")

@@ -14,12 +14,12 @@ from rlkit_reinforce.config import ReinforceConfig
 class Reinforce(Learner):
     """Makes the actions of an episode more likely, the more the better the rewards were that followed them."""
 
-    policy: ActorCritic
-
     def __init__(self, config: ReinforceConfig, setup: Setup) -> None:
         self.config = config
         spaces = setup.observation_space, setup.action_space
-        self.policy = actor_critic(*spaces, config.network, exploration=GaussianConfig(), device=setup.device)
+        self.policy: ActorCritic = actor_critic(
+            *spaces, config.network, exploration=GaussianConfig(), device=setup.device
+        )
         self.estimator = config.estimator.build()
         self.optimizer = Adam(self.policy.parameters(), config.learning_rate, max_grad_norm=0.5)
 
@@ -27,8 +27,7 @@ class Reinforce(Learner):
         """One gradient step on whole episodes."""
         values, next_values = rollout.values(self.policy.value)  # [T, N]
         returns = self.estimator.estimate(rollout, next_values, values=values if self.config.baseline else None)
-        seen = rollout.obs, self.policy.taken_actions(rollout)
-        obs, taken, targets, advantages = rollout.columns(*seen, *returns)  # [B]
+        obs, taken, targets, advantages = rollout.columns(rollout.obs, self.policy.taken_actions(rollout), *returns)
         log_probs, entropies, values = self.policy.evaluate(obs, taken)
         loss = -(log_probs * advantages.to(log_probs.device)).mean()
         loss = loss + 0.5 * self.config.baseline * mse_loss(values, targets.to(values.device))

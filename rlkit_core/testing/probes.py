@@ -177,7 +177,7 @@ class Identity(Probe):
 
     def _reward(self, action: Any) -> float:
         if self.continuous:
-            return 1.0 - (float(action[0]) - (self._obs - 1) / 2) ** 2
+            return 1.0 - float(action[0] - (self._obs - 1) / 2) ** 2
         return float(int(action) == self._obs)
 
     @classmethod
