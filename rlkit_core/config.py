@@ -7,8 +7,8 @@ import math
 import re
 import reprlib
 import tomllib
-from collections.abc import Mapping
-from difflib import get_close_matches
+from collections.abc import Iterable, Mapping
+from difflib import SequenceMatcher, get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -335,10 +335,18 @@ def _explain(item: Any) -> str:
     return f"{message}{shown}"
 
 
-def did_you_mean(name: str, names: list[str]) -> str:
+def closest(name: str, names: Iterable[str]) -> str | None:
+    """The one of `names` that may be meant, or None; of equally close ones, one that begins alike."""
+    close = get_close_matches(name, names, n=5)
+    return max(
+        close, key=lambda other: (SequenceMatcher(None, other, name).ratio(), other[:1] == name[:1]), default=None
+    )
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
     """`; did you mean …?` where a name is close to one of `names`, else an empty string."""
-    close = get_close_matches(name, names, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    other = closest(name, names)
+    return f"; did you mean {other}?" if other else ""
 
 
 def parse_arguments(text: str) -> Data:

@@ -14,11 +14,11 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, get_args
 
 from rlkit_core.component import KINDS, AlgorithmConfig, Component, slots_of
+from rlkit_core.config import closest
 from rlkit_core.errors import PluginError, UsageError
 
 if TYPE_CHECKING:
@@ -96,8 +96,8 @@ class Registry:
         matches = given or matches
         if not matches:
             names = self.names(kind)
-            close = get_close_matches(short, names, n=1)
-            hint = f"did you mean {close[0]}? " if close else ""
+            other = closest(short, names)
+            hint = f"did you mean {other}? " if other else ""
             raise UsageError(f"there is no {kind} named {name[:100]}\n{hint}registered: {', '.join(names) or 'none'}")
         if len({entry.distribution for entry in matches}) > 1:
             full = [f"{entry.distribution}:{entry.name}" for entry in matches]

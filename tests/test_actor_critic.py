@@ -9,7 +9,8 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from rlkit_core.builtin.actor_critic import ActorCritic
+from rlkit_core.builtin.actor_critic import ActorCritic, actor_critic
+from rlkit_core.builtin.explorations import GaussianConfig
 from rlkit_core.builtin.networks import MLPConfig
 from rlkit_core.rollout import Rollout, tree_map
 
@@ -48,7 +49,9 @@ def _stack(samples: list):
 
 def policy_for(obs: str = "Box", action: str = "Discrete", **settings) -> ActorCritic:
     torch.manual_seed(0)
-    return ActorCritic(OBS_SPACES[obs], ACTION_SPACES[action], MLPConfig(hidden=(8,)), **settings)
+    return actor_critic(
+        OBS_SPACES[obs], ACTION_SPACES[action], MLPConfig(hidden=(8,)), exploration=GaussianConfig(), **settings
+    )
 
 
 def as_one_rollout(policy: ActorCritic, obs, act) -> Rollout:
@@ -81,6 +84,51 @@ def test_acts_in_the_space_and_knows_what_it_did(obs: str, action: str) -> None:
     assert log_probs.requires_grad
     assert values.requires_grad
     assert not act.action.requires_grad
+
+
+@pytest.mark.parametrize("action", ["Discrete", "Box"])
+def test_separate_networks_share_nothing(action: str) -> None:
+    """The value's loss reaches none of the weights that the policy's loss reaches."""
+    policy = policy_for(action=action, value_network="separate")
+    batch = batch_of(OBS_SPACES["Box"])
+    taken = torch.zeros(N, dtype=torch.int64) if action == "Discrete" else torch.zeros(N, 2)
+    log_probs, _, values = policy.evaluate(batch, taken)
+    torch.testing.assert_close(values, policy.value(batch), rtol=0, atol=1e-5)
+    features = policy.trunks.one(0, batch)
+    logits = policy.policy_head(features)
+    if action == "Discrete":
+        torch.testing.assert_close(log_probs, logits.log_softmax(1)[:, 1], rtol=0, atol=1e-5)  # 0, counted from -1
+    else:
+        torch.testing.assert_close(policy.act(batch).extras["raw_action"], logits, rtol=0, atol=1e-5)
+    parameters = dict(policy.named_parameters())
+    of_policy, of_value = (
+        torch.autograd.grad(loss.sum(), parameters.values(), retain_graph=True, allow_unused=True)
+        for loss in (log_probs, values)
+    )
+    for name, one, other in zip(parameters, of_policy, of_value, strict=True):
+        if name.startswith("trunks"):  # both are in one tensor
+            assert one.any(), name
+            assert other.any(), name
+            assert not (one * other).any(), name
+        else:
+            assert (one is None) == name.startswith("value_head"), name
+            assert (other is None) == (not name.startswith("value_head")), name
+
+
+@pytest.mark.parametrize("hidden", [(), (8,), (8, 8)])
+@pytest.mark.parametrize("value_network", ["shared", "separate"])
+def test_any_number_of_layers(hidden: tuple[int, ...], value_network: str) -> None:
+    policy = actor_critic(
+        OBS_SPACES["Box"],
+        ACTION_SPACES["Box"],
+        MLPConfig(hidden=hidden),
+        exploration=GaussianConfig(),
+        value_network=value_network,
+    )
+    batch = batch_of(OBS_SPACES["Box"])
+    assert policy.act(batch).action.shape == (N, 2)
+    for answer in policy.evaluate(batch, torch.zeros(N, 2)):
+        assert answer.shape == (N,)
 
 
 @pytest.mark.parametrize("action", ACTION_SPACES)
@@ -127,7 +175,7 @@ def test_acting_consumes_no_global_randomness(action: str) -> None:
 def test_acting_changes_nothing_in_the_policy() -> None:
     policy = policy_for(normalize_observations=True)
     batch = batch_of(OBS_SPACES["Box"])
-    policy.update_normalizer(batch)
+    policy.preprocessor.update(batch)
     before = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
     policy.act(batch, generator=torch.Generator().manual_seed(0))
     policy.evaluate(batch, policy.act(batch).action)
@@ -168,10 +216,11 @@ def test_weights_are_read_at_each_call() -> None:
     assert torch.equal(policy.value(batch), other.value(batch))
 
 
+@pytest.mark.parametrize("value_network", ["shared", "separate"])
 @pytest.mark.parametrize("action", ["Discrete", "Box"])
-def test_everything_is_moved_to_the_policys_device(action: str) -> None:
+def test_everything_is_moved_to_the_policys_device(action: str, value_network: str) -> None:
     """The device `meta` computes nothing but refuses to meet the CPU, as a GPU does."""
-    policy = policy_for(action=action, normalize_observations=True, device="meta")
+    policy = policy_for(action=action, normalize_observations=True, value_network=value_network, device="meta")
     batch = batch_of(OBS_SPACES["Box"])
     taken = torch.zeros(N, dtype=torch.int64) if action == "Discrete" else torch.zeros(N, 2)
     for answer in policy.evaluate(batch, taken):

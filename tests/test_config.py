@@ -130,7 +130,7 @@ def test_what_is_missing() -> None:
     with pytest.raises(ConfigError) as error:
         RunConfig.parse({"algorithm": {"learning_rate": 1}}, registry=REGISTRY)
     assert error.value.problems == [
-        (("algorithm",), "which algorithm? give its name; registered: a2c"),
+        (("algorithm",), "which algorithm? give its name; registered: a2c, dqn, ppo, reinforce, sac, td3"),
         (("env", "id"), "is missing"),
     ]
     with pytest.raises(ConfigError, match="algorithm: is missing"):

@@ -570,7 +570,7 @@ def test_starts_from_another_run(go: Go) -> None:
 
 def test_statistics_of_observations_are_taken_over_and_go_on(go: Go) -> None:
     def seen(result: Result) -> float:
-        return float(load_policy(result.run_dir).state_dict()["normalizer.count"])
+        return float(load_policy(result.run_dir).state_dict()["preprocessor.normalizer.count"])
 
     source = go()
     assert (seen(source), seen(go(init_from=source.run_dir, seed=5))) == (640, 1280)

@@ -66,13 +66,13 @@ class SquashedGaussian(StatefulPolicy):
         """Sample with the generator; without one, the squashed mean."""
         features = self.network(self.preprocessor(obs))
         raw = linear(features, self.mean_head.weight, self.mean_head.bias)
-        if generator is not None and self._warming_up():
-            unit = torch.empty_like(raw).uniform_(-1, 1, generator=generator)
-        elif generator is not None:
+        if generator is not None:
+            # In the warm-up too, because noise that has a memory begins where an episode starts.
             noise, state = self.exploration.noise(features, state, starts, generator)
-            unit = (raw + noise).tanh()
-        else:
-            unit = raw.tanh()
+            raw = raw + noise
+        unit = raw.tanh()
+        if generator is not None and self._warming_up():
+            unit.uniform_(-1, 1, generator=generator)
         return Act(self.bounds.to_space(unit), state=state)
 
     def sample(self, obs: Tree, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -87,9 +87,10 @@ class DeterministicPolicy(StatefulPolicy):
         """The action; with a generator, noise is added and what then lies outside the bounds is clipped."""
         features = self.actor.network(self.preprocessor(obs))
         unit = self.actor.actions(features)
-        if generator is not None and self._warming_up():
-            unit = torch.empty_like(unit).uniform_(-1, 1, generator=generator)
-        elif generator is not None:
+        if generator is not None:
+            # In the warm-up too, because noise that has a memory begins where an episode starts.
             noise, state = self.exploration.noise(features, state, starts, generator)
             unit = unit + noise
+            if self._warming_up():
+                unit.uniform_(-1, 1, generator=generator)
         return Act(self.bounds.to_space(unit), state=state)

@@ -64,26 +64,36 @@ class ParallelMLP(ParallelNetworks):
         super().__init__()
         self._space, self._activation = networks[0].space, networks[0].activation
         self.num_features = networks[0].num_features
-        layers = list(zip(*(network.layers for network in networks), strict=True))
-        weights = tuple(nn.Parameter(torch.stack([layer.weight.detach() for layer in same])) for same in layers)
-        biases = tuple(nn.Parameter(torch.stack([layer.bias.detach() for layer in same])) for same in layers)
-        self.weights, self.biases = nn.ParameterList(weights), nn.ParameterList(biases)
-        self._layers = tuple(zip(weights, biases, strict=True))
+        self._number = len(networks)
+        layers = tuple(_ParallelLinear(same) for same in zip(*(network._layers for network in networks), strict=True))
+        self.layers = nn.ModuleList(layers)
+        self._layers = layers  # as in the MLP
 
     def forward(self, obs: Tree) -> Tensor:
         """Features `[number, B, num_features]`."""
-        x = encode(obs, self._space)
-        x = x.expand(self._layers[0][0].shape[0] if self._layers else 1, -1, -1)
-        for weight, bias in self._layers:
-            x = self._activation(torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2)))
+        x = encode(obs, self._space).expand(self._number, -1, -1)
+        for layer in self._layers:
+            x = self._activation(torch.baddbmm(layer.bias.unsqueeze(1), x, layer.weight))
         return x
 
     def one(self, index: int, obs: Tree) -> Tensor:
         """Features `[B, num_features]` of one of the networks."""
         x = encode(obs, self._space)
-        for weight, bias in self._layers:
-            x = self._activation(linear(x, weight[index], bias[index]))
+        for layer in self._layers:
+            x = self._activation(torch.addmm(layer.bias[index], x, layer.weight[index]))
         return x
+
+
+class _ParallelLinear(nn.Module):
+    """Weights of linear layers of the same shape.
+
+    They lie the other way round than torch's, [number, in, out]: with few inputs, going back takes half the time so.
+    """
+
+    def __init__(self, layers: Sequence[nn.Linear]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.stack([layer.weight.detach().T for layer in layers]))
+        self.bias = nn.Parameter(torch.stack([layer.bias.detach() for layer in layers]))
 
 
 _LARGE = 8_192

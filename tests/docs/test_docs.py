@@ -161,6 +161,15 @@ def test_no_command_hides_in_a_block_that_is_not_run() -> None:
     assert not hidden
 
 
+def test_the_tutorial_is_the_plugin_that_comes_along() -> None:
+    """The files on the page are those of `rlkit_reinforce`, but for its name."""
+    page = {block.title: block.text for block in blocks(DOCS / "write-a-plugin.md")}
+    for file in ("__init__.py", "config.py", "reinforce.py"):
+        text = (ROOT / "plugins" / "rlkit_reinforce" / file).read_text(encoding="utf-8")
+        text = text.replace("rlkit_reinforce", "my_reinforce").replace('"reinforce"', '"my-reinforce"')
+        assert page[f"my_reinforce/{file}"] == text.replace("`reinforce`", "`my-reinforce`"), file
+
+
 def test_the_readme_has_the_two_commands_each_alone_in_a_block() -> None:
     commands = [block.text.strip() for block in blocks(ROOT / "README.md") if block.language == "bash"]
     assert "pip install -c constraints.txt . && rlkit run a2c --env CartPole-v1" in commands

@@ -9,7 +9,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from rlkit_a2c.a2c import A2C, explained_variance
+from rlkit_a2c.a2c import A2C
 from rlkit_a2c.config import A2CConfig
 from rlkit_core.builtin.collectors import EpisodesConfig, StepsConfig
 from rlkit_core.builtin.estimators import DiscountedConfig, LambdaConfig
@@ -105,8 +105,8 @@ def test_losses_are_the_equations() -> None:
     obs, actions = rollout.obs.flatten(0, 1), rollout.actions.flatten()
     targets, advantages = torch.randn(24), torch.randn(24)
     losses = learner.losses(obs, actions, targets, advantages)
-    assert learner.policy.normalizer is not None
-    normalized = learner.policy.normalizer(obs)
+    assert learner.policy.preprocessor.normalizer is not None
+    normalized = learner.policy.preprocessor.normalizer(obs)
     assert not torch.allclose(normalized, obs, atol=0.1)
     features = learner.policy.trunk(normalized)
     distribution = torch.distributions.Categorical(logits=learner.policy.policy_head(features))
@@ -140,7 +140,7 @@ def test_what_dummy_rows_hold_changes_nothing(action_space: str) -> None:
 def test_the_normaliser_changes_only_at_the_end_of_update(monkeypatch: pytest.MonkeyPatch) -> None:
     """Acting and evaluating see frozen statistics, and so does all of `update` before its last line."""
     learner = build(normalize_observations=True)
-    normalizer = learner.policy.normalizer
+    normalizer = learner.policy.preprocessor.normalizer
     assert normalizer is not None
 
     def statistics() -> list[torch.Tensor]:
@@ -207,16 +207,6 @@ def test_normalised_returns_want_whole_episodes() -> None:
         A2CConfig(collector=EpisodesConfig(), estimator=estimator)
         with pytest.raises(ValueError, match="whole episodes"):
             A2CConfig(collector=StepsConfig(), estimator=estimator)
-
-
-def test_explained_variance() -> None:
-    """1 - Var(A) / Var(G), of targets G and advantages A = G - V in one unit."""
-    G = torch.tensor([1.0, 2.0, 4.0])
-    assert explained_variance(G, torch.zeros(3)) == 1.0
-    assert explained_variance(G, G) == 0.0
-    assert explained_variance(G, 2 * G) == pytest.approx(-3.0)
-    assert explained_variance(torch.ones(3), G) == 0.0
-    assert explained_variance(torch.ones(1), torch.ones(1)) == 0.0
 
 
 def test_explained_variance_has_no_unit() -> None:

@@ -1,0 +1,130 @@
+"""Settings that change over a run, and what is due when."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from itertools import accumulate, pairwise
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlkit_core.builtin.schedules import Clock, Counter, Schedule, Shape, updates_due
+
+PARTITIONS = st.lists(st.integers(0, 500), max_size=20)
+RATES = st.sampled_from([0.0, 0.1, 0.25, 1 / 3, 0.5, 1.0, 2.0, 2.5, 8.0]) | st.floats(0, 10)
+WARM_UPS = st.integers(0, 3000)
+
+
+@pytest.mark.parametrize(
+    ("make", "advance", "read"),
+    [
+        (Clock, lambda clock, n: clock.advance(n), lambda clock: clock.steps),
+        (Counter, lambda counter, n: [counter.add() for _ in range(n)], lambda counter: counter.number),
+    ],
+    ids=["clock", "counter"],
+)
+def test_counting(make: Any, advance: Callable[..., Any], read: Callable[[Any], int]) -> None:
+    one, other = make(), make()
+    assert read(one) == 0
+    for n in (3, 0, 4):
+        advance(one, n)
+    assert read(one) == 7
+    assert read(other) == 0
+    other.load_state_dict(json.loads(json.dumps(one.state_dict())))
+    for part in (one, other):
+        advance(part, 2)
+    assert read(one) == read(other) == 9
+    assert type(read(other)) is int
+
+
+def values(
+    shape: Shape, steps: list[int], initial: float = 0.5, duration: float = 10, final: float = 0.1
+) -> list[float]:
+    clock = Clock()
+    schedule = Schedule(clock, initial, shape, duration, final)
+    answer = []
+    for before, now in pairwise([0, *steps]):
+        clock.advance(now - before)
+        answer.append(schedule.value)
+    return answer
+
+
+def test_shapes_by_hand() -> None:
+    steps = [0, 1, 5, 9, 10, 11, 10_000]
+    assert values("constant", steps) == [0.5] * 7
+    assert values("step", steps) == [0.5, 0.5, 0.5, 0.5, 0.1, 0.1, 0.1]
+    assert values("linear", steps) == pytest.approx([0.5, 0.46, 0.3, 0.14, 0.1, 0.1, 0.1], abs=1e-15)
+    assert values("linear", steps, initial=0.0, final=1.0) == pytest.approx([0, 0.1, 0.5, 0.9, 1, 1, 1], abs=1e-15)
+
+
+@given(
+    st.sampled_from(get_args(Shape)),
+    st.floats(0, 1),
+    st.floats(0, 1),
+    st.floats(0, 1e6),
+    st.lists(st.integers(0, 10**6)),
+)
+def test_a_schedule_goes_from_one_end_to_the_other(
+    shape: Shape, initial: float, final: float, duration: float, steps: list[int]
+) -> None:
+    """The ends are exact; in between it never turns round, nor leaves them by more than rounding."""
+    steps = sorted(steps)
+    answer = values(shape, steps, initial, duration, final)
+    low, high = min(initial, final), max(initial, final)
+    for step, value in zip(steps, answer, strict=True):
+        assert low - 1e-15 <= value <= high + 1e-15
+        if shape == "constant" or (shape == "step" and step < duration):
+            assert value == initial
+        elif step >= duration:
+            assert value == final
+    sign = 1 if final >= initial else -1
+    assert all(sign * (then - now) >= -1e-15 for now, then in pairwise(answer))
+    if duration > 0:
+        assert values(shape, [0], initial, duration, final) == pytest.approx([initial], abs=1e-15)
+
+
+def test_a_schedule_of_no_duration_is_at_its_end() -> None:
+    for shape in ("linear", "step"):
+        assert values(shape, [0, 1], duration=0) == [0.1, 0.1]  # type: ignore[arg-type]
+
+
+def test_schedules_share_a_clock_that_is_taken_back() -> None:
+    clock = Clock()
+    up, down = Schedule(clock, 0.0, "linear", 10, 1.0), Schedule(clock, 1.0, "linear", 20)
+    clock.advance(5)
+    assert (up.value, down.value) == (0.5, 0.75)
+    clock.load_state_dict({"steps": 8})
+    assert (up.value, down.value) == pytest.approx((0.8, 0.6))
+
+
+def test_updates_due_by_hand() -> None:
+    assert [updates_due(t, t + 1, 0.25, 0) for t in range(8)] == [0, 0, 0, 1, 0, 0, 0, 1]
+    assert [updates_due(t, t + 1, 2.0, 3) for t in range(6)] == [0, 0, 0, 2, 2, 2]
+    assert [updates_due(t, t + 1, 0.5, 3) for t in range(8)] == [0, 0, 0, 0, 1, 0, 1, 0]
+    assert [updates_due(t, t + 8, 1.0, 20) for t in range(0, 40, 8)] == [0, 0, 4, 8, 8]
+    assert updates_due(0, 1000, 1.0, 1000) == 0
+    assert updates_due(5, 5, 1.0, 0) == 0
+
+
+@given(PARTITIONS, RATES, WARM_UPS)
+def test_however_the_steps_come_as_many_updates_are_due(parts: list[int], rate: float, warm_up: int) -> None:
+    """In all the rate times the steps behind the warm-up, rounded down; none is owed twice, none forgotten."""
+    ends = list(accumulate(parts, initial=0))
+    due = [updates_due(before, after, rate, warm_up) for before, after in pairwise(ends)]
+    total = rate * max(0, ends[-1] - warm_up)
+    assert sum(due) == updates_due(0, ends[-1], rate, warm_up) == int(total)
+    assert all(updates >= 0 for updates in due)
+    for before, after, updates in zip(ends[:-1], ends[1:], due, strict=True):
+        if after <= warm_up:
+            assert updates == 0
+        assert abs(updates - rate * (max(after, warm_up) - max(before, warm_up))) < 1 + 1e-9
+
+
+@given(st.integers(1, 20), st.integers(0, 100), st.integers(0, 400))
+def test_one_update_every_so_many_steps(every: int, warm_up: int, steps: int) -> None:
+    """A rate of 1/n, written as a float, is due at each n-th step behind the warm-up and at no other."""
+    due = [updates_due(t, t + 1, 1 / every, warm_up) for t in range(steps)]
+    assert due == [int(t + 1 > warm_up and (t + 1 - warm_up) % every == 0) for t in range(steps)]
