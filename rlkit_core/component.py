@@ -106,15 +106,13 @@ class NetworkConfig(Component):
             UsageError: it cannot take such observations.
         """
 
-    def build_parallel(self, observation_space: gymnasium.Space[Any], number: int) -> ParallelNetworks:
-        """Build several that are evaluated together; overridden where that can be done in fewer operations.
+    def build_parallel(self, observation_space: gymnasium.Space[Any], number: int) -> ParallelNetworks | None:
+        """Build several in one, or None where nothing is won by that over building one after the other.
 
         Raises:
             UsageError: it cannot take such observations.
         """
-        from rlkit_core.network import NetworkList
-
-        return NetworkList([self.build(observation_space) for _ in range(number)])
+        return None
 
 
 Deviation = Literal["fixed", "learned", "from_features"]

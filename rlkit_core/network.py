@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from rlkit_core.rollout import Tree
@@ -41,24 +39,3 @@ class ParallelNetworks(nn.Module):
     @abstractmethod
     def one(self, index: int, obs: Tree) -> Tensor:
         """Features `[B, num_features]` of one of the networks."""
-
-
-class NetworkList(ParallelNetworks):
-    """Networks that are evaluated one after the other.
-
-    Args:
-        networks: the networks.
-    """
-
-    def __init__(self, networks: Sequence[Network]) -> None:
-        super().__init__()
-        self.num_features = networks[0].num_features
-        self.networks = nn.ModuleList(networks)
-
-    def forward(self, obs: Tree) -> Tensor:
-        """Features `[number, B, num_features]`."""
-        return torch.stack([network(obs) for network in self.networks])
-
-    def one(self, index: int, obs: Tree) -> Tensor:
-        """Features `[B, num_features]` of one of the networks."""
-        return self.networks[index](obs)  # type: ignore[no-any-return]

@@ -18,9 +18,10 @@ from torch.nn.functional import conv2d, linear
 from rlkit_core.builtin.cnn import CNN
 from rlkit_core.builtin.mlp import MLP, ParallelMLP, tanh
 from rlkit_core.builtin.networks import CNNConfig, MLPConfig
+from rlkit_core.builtin.parallel import NetworkList, build_parallel
 from rlkit_core.component import NetworkConfig
 from rlkit_core.errors import UsageError
-from rlkit_core.network import Network, NetworkList, ParallelNetworks
+from rlkit_core.network import Network, ParallelNetworks
 from rlkit_core.rollout import tree_map
 
 IMAGE = spaces.Box(0, 255, (12, 10, 3), np.uint8)
@@ -55,7 +56,7 @@ EVERY_NETWORK = pytest.mark.parametrize(("config", "space"), NETWORKS.values(), 
 
 def parallel_of(config: NetworkConfig, space: gymnasium.Space[Any], number: int = 3) -> ParallelNetworks:
     torch.manual_seed(0)
-    return config.build_parallel(space, number)
+    return build_parallel(config, space, number)
 
 
 # Side by side
@@ -131,7 +132,7 @@ def test_mlps_side_by_side_are_the_mlps_they_were_made_of(activation: str, hidde
 @pytest.mark.parametrize("how", ["copied", "new data", "new parameters"])
 def test_weights_of_several_are_read_at_each_call(config: NetworkConfig, space: gymnasium.Space[Any], how: str) -> None:
     networks, obs = parallel_of(config, space, 2), batch(space)[1]
-    other = config.build_parallel(space, 2)
+    other = build_parallel(config, space, 2)
     if how == "new data":  # as the optimiser gives it
         for mine, theirs in zip(networks.parameters(), other.parameters(), strict=True):
             mine.data = theirs.detach().clone()
@@ -176,7 +177,7 @@ def test_initial_weights() -> None:
     torch.testing.assert_close(wide.T @ wide, 2 * torch.eye(4), rtol=0, atol=1e-5)
     torch.testing.assert_close(narrow @ narrow.T, 2 * torch.eye(3), rtol=0, atol=1e-5)
     assert not any(layer.bias.any() for layer in mlp.layers)
-    networks = MLPConfig(hidden=(8,)).build_parallel(VECTOR, 2)
+    networks = build_parallel(MLPConfig(hidden=(8,)), VECTOR, 2)
     assert isinstance(networks, ParallelMLP)
     [layer] = networks.layers
     for weight in layer.weight:  # whichever way round they lie

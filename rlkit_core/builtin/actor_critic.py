@@ -13,6 +13,7 @@ from torch.nn.functional import linear
 from rlkit_core.builtin.distributions import DiagonalGaussian, distribution_for
 from rlkit_core.builtin.encoding import Preprocessor
 from rlkit_core.builtin.mlp import orthogonal
+from rlkit_core.builtin.parallel import build_parallel
 from rlkit_core.component import ExplorationConfig, NetworkConfig
 from rlkit_core.policy import Act, Policy, StatefulPolicy
 from rlkit_core.rollout import Rollout, Tree
@@ -56,7 +57,7 @@ class ActorCritic(Policy):
         self.preprocessor = Preprocessor(observation_space, normalize=normalize_observations, device=device)
         # One network, or two side by side: the policy's and the value's.
         self.trunk = network.build(observation_space) if value_network == "shared" else None
-        self.trunks = network.build_parallel(observation_space, 2) if value_network == "separate" else None
+        self.trunks = build_parallel(network, observation_space, 2) if value_network == "separate" else None
         num_features = (self.trunk or self.trunks).num_features  # type: ignore[union-attr]
         self.policy_head = nn.Linear(num_features, self.distribution.num_params)
         self.value_head = nn.Linear(num_features, 1)

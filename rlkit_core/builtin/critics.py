@@ -10,6 +10,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from rlkit_core.builtin.parallel import build_parallel
 from rlkit_core.component import NetworkConfig
 from rlkit_core.rollout import Tree
 
@@ -29,7 +30,7 @@ class Critics(nn.Module):
     ) -> None:
         super().__init__()
         both = spaces.Tuple((observation_space, spaces.Box(-1.0, 1.0, (num_actions,), np.float32)))
-        self.networks = network.build_parallel(both, number)
+        self.networks = build_parallel(network, both, number)
         heads = [nn.Linear(self.networks.num_features, 1) for _ in range(number)]
         self.weights = nn.Parameter(torch.stack([head.weight.detach().T for head in heads]))  # [number, F, 1]
         self.biases = nn.Parameter(torch.stack([head.bias.detach() for head in heads]))  # [number, 1]
