@@ -70,12 +70,15 @@ class Replay:
 
         Raises:
             UsageError: so much does not fit into the machine's memory.
+            ValueError: earlier rollouts had another number of environments.
         """
         obs = [leaf.numpy() for leaf, _ in leaves(rollout.all_obs, self._spaces[0])]  # [T+1, N, ...]
         actions = [leaf.numpy() for leaf, _ in leaves(rollout.actions, self._spaces[1])]  # [T, N, ...]
         T, N = rollout.shape
         if not self._rows:
             self._allocate(N, [(leaf.shape[2:], leaf.dtype) for leaf in obs], [(a.shape[2:], a.dtype) for a in actions])
+        elif len(self._head) != N:
+            raise ValueError(f"the replay holds steps of {len(self._head)} environments; the rollout has {N}")
         else:
             self._cut_where_it_does_not_go_on([leaf[0] for leaf in obs])
         flags = (
@@ -107,8 +110,8 @@ class Replay:
     def _allocate(
         self, num_envs: int, obs: list[tuple[tuple[int, ...], Any]], actions: list[tuple[tuple[int, ...], Any]]
     ) -> None:
-        self._rows = max(-(-self.capacity // num_envs), self.window + 2) + 1
-        size = num_envs * self._rows
+        rows = max(-(-self.capacity // num_envs), self.window + 2) + 1
+        size = num_envs * rows
         needed = size * (5 + sum(int(np.prod(shape)) * dtype.itemsize for shape, dtype in (*obs, *actions)))
         available = _memory()
         if needed > available:
@@ -116,6 +119,7 @@ class Replay:
                 f"a replay of {self.capacity:,} rows takes {needed / 1e9:.1f} GB of this machine's "
                 f"{available / 1e9:.1f} GB of memory\ntake a smaller one"
             )
+        self._rows = rows
         # Pages that nobody has written to take no memory yet.
         self._obs = [np.zeros((size, *shape), dtype) for shape, dtype in obs]
         self._actions = [np.zeros((size, *shape), dtype) for shape, dtype in actions]
@@ -267,6 +271,8 @@ class Replay:
         obs, actions = ([leaf.numpy() for leaf in state[name]] for name in ("obs", "actions"))
         N, filled = state["rewards"].shape
         self._allocate(N, *([(leaf.shape[2:], leaf.dtype) for leaf in part] for part in (obs, actions)))
+        if self._rows != state["rows"]:
+            raise ValueError(f"the stored replay has rings of {state['rows']} rows, this one of {self._rows}")
         self._head, self._count = (np.array(state[name], np.int64) for name in ("head", "count"))
         stored = [*self._obs, *self._actions, self._rewards, self._flags]
         for mine, theirs in zip(stored, [*obs, *actions, state["rewards"], state["flags"]], strict=True):
@@ -314,7 +320,7 @@ class PrioritizedReplay(Replay):
 
     def add(self, rollout: Rollout) -> None:
         """As `Replay.add`; a new step can be drawn as soon as its window is complete, as often as any."""
-        before = self._head if self._rows else np.zeros(rollout.shape[1], np.int64)
+        before = self._head.copy() if self._rows else np.zeros(rollout.shape[1], np.int64)
         super().add(rollout)
         oldest = self._head - self._count
         # What was overwritten, and the row that waits, cannot be drawn any more.
@@ -346,7 +352,9 @@ class PrioritizedReplay(Replay):
             errors: `[B]`, differences of values from targets, of any sign.
         """
         priority = (errors.abs().double().numpy() + 1e-6) ** self._alpha
-        self._tree.set(index.numpy(), priority)
+        # What was overwritten meanwhile stays what cannot be drawn.
+        there = self._tree.leaves[index.numpy()] > 0
+        self._tree.set(index.numpy()[there], priority[there])
         self._largest = max(self._largest, float(priority.max()))
 
     def state_dict(self) -> dict[str, Any]:
@@ -425,7 +433,7 @@ def _ranges(begin: Index, end: Index) -> tuple[Index, Index]:
 def _between(finals: tuple[Array, Array, list[Array]], begin: int, end: int) -> tuple[Array, Array, list[Array]]:
     """Those of the final observations that belong to the steps from `begin` to `end`, counted from there."""
     time, lane, obs = finals
-    if begin == 0 and (not len(time) or time[-1] < end):
+    if begin == 0 and (not len(time) or time.max() < end):
         return finals
     chosen = np.flatnonzero((time >= begin) & (time < end))
     return time[chosen] - begin, lane[chosen], [leaf[chosen] for leaf in obs]

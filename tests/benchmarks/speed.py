@@ -1,0 +1,206 @@
+"""Speed of training beside Stable-Baselines3: the same settings, in turn, one thread.
+
+    pip install -c constraints.txt -e '.[bench]'
+    python tests/benchmarks/speed.py [ppo] [dqn] [sac] [td3] [--pairs 5]
+
+    ppo  rl-baselines3-zoo's settings for CartPole-v1: 8 environments, 32 steps, a minibatch of 256, 20 epochs
+    dqn  rl-baselines3-zoo's settings for CartPole-v1: 256 steps, then 128 gradient steps of 64
+    sac  Pendulum-v1, a gradient step of 256 with each environment step, two layers of 256
+    td3  Pendulum-v1, a gradient step of 256 with each environment step, layers of 400 and 300
+
+Each run is a process of its own, which warms up before it is timed. Nothing is evaluated or tracked. The networks have
+the same layers, and both learn with Adam. A ratio is that of two runs, one after the other; the machine may be busy, so
+the median of the pairs counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROWS = {"ppo": (2_048, 10_240), "dqn": (2_560, 7_680), "sac": (300, 600), "td3": (300, 600)}
+"""Environment steps to warm up, and to be timed."""
+PER_STEP = ("sac", "td3")
+"""Rows in which the time of a step is shown, not steps per second."""
+
+
+def rlkit_config(name: str) -> Any:
+    """Settings for rlkit."""
+    from rlkit_core.builtin.collectors import StepsConfig
+    from rlkit_core.builtin.estimators import DiscountedConfig, LambdaConfig
+    from rlkit_core.builtin.networks import MLPConfig
+    from rlkit_dqn.config import DQNConfig
+    from rlkit_ppo.config import PPOConfig
+    from rlkit_sac.config import SACConfig
+    from rlkit_td3.config import TD3Config
+
+    if name == "ppo":
+        return PPOConfig(
+            collector=StepsConfig(num_envs=8, num_steps=32),
+            estimator=LambdaConfig(gamma=0.98, gae_lambda=0.8, normalize="off"),
+            minibatch_size=256,
+            epochs=20,
+            learning_rate=1e-3,
+            learning_rate_schedule="linear",
+            clip_schedule="linear",
+            normalize_observations=False,
+        )
+    if name == "dqn":
+        return DQNConfig(
+            collector=StepsConfig(num_envs=1, num_steps=256),
+            network=MLPConfig(hidden=(256, 256), init="default"),
+            learning_rate=2.3e-3,
+            batch_size=64,
+            updates_per_step=0.5,
+            target_every=128,
+            epsilon_final=0.04,
+            double=False,
+        )
+    if name == "sac":
+        return SACConfig(learning_rate=1e-3)
+    return TD3Config(
+        network=MLPConfig(hidden=(400, 300), init="default"),
+        estimator=DiscountedConfig(gamma=0.98, normalize="off"),
+        warmup_steps=100,
+    )
+
+
+def run_rlkit(name: str) -> float:
+    """Environment steps per second, from the run's own journal."""
+    from rlkit_core import train
+
+    warm, timed = ROWS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        result = train(
+            rlkit_config(name),
+            env="Pendulum-v1" if name in PER_STEP else "CartPole-v1",
+            total_steps=warm + timed,
+            log_every=warm,
+            stop_at="never",
+            eval_every=10**9,
+            eval_max_steps=1,
+            run_dir=Path(folder) / "run",
+            tracker="none",
+            progress="none",
+        )
+        lines = (result.run_dir / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    steps, seconds, before = 0, 0.0, 0
+    for record in records:
+        speed = record["metrics"].get("time/steps_per_second")
+        if speed is None:
+            continue
+        if before >= warm:
+            steps, seconds = steps + record["step"] - before, seconds + (record["step"] - before) / speed
+        before = record["step"]
+    return steps / seconds
+
+
+def run_sb3(name: str) -> float:
+    """Environment steps per second of Stable-Baselines3."""
+    import stable_baselines3 as sb3
+    import torch
+    from stable_baselines3.common.env_util import make_vec_env
+
+    torch.set_num_threads(1)
+    if name == "ppo":
+        model: Any = sb3.PPO(
+            "MlpPolicy",
+            make_vec_env("CartPole-v1", 8),
+            n_steps=32,
+            batch_size=256,
+            gae_lambda=0.8,
+            gamma=0.98,
+            n_epochs=20,
+            learning_rate=lambda remaining: 1e-3 * remaining,
+            clip_range=lambda remaining: 0.2 * remaining,
+            device="cpu",
+        )
+    elif name == "dqn":
+        model = sb3.DQN(
+            "MlpPolicy",
+            "CartPole-v1",
+            learning_rate=2.3e-3,
+            batch_size=64,
+            buffer_size=100_000,
+            learning_starts=1_000,
+            gamma=0.99,
+            target_update_interval=10,
+            train_freq=256,
+            gradient_steps=128,
+            exploration_final_eps=0.04,
+            policy_kwargs={"net_arch": [256, 256]},
+            device="cpu",
+        )
+    elif name == "sac":
+        model = sb3.SAC("MlpPolicy", "Pendulum-v1", learning_rate=1e-3, device="cpu")
+    else:
+        model = sb3.TD3(
+            "MlpPolicy",
+            "Pendulum-v1",
+            learning_rate=1e-3,
+            gamma=0.98,
+            learning_starts=100,
+            policy_kwargs={"net_arch": [400, 300]},
+            device="cpu",
+        )
+    warm, timed = ROWS[name]
+    model.learn(warm)
+    began = time.perf_counter()
+    model.learn(timed, reset_num_timesteps=False)
+    return timed / (time.perf_counter() - began)
+
+
+def measure(name: str, pairs: int) -> None:
+    """Run a row and print it."""
+    speeds = []
+    for _ in range(pairs):
+        pair = []
+        for side in ("rlkit", "sb3"):
+            command = [sys.executable, __file__, name, "--side", side]
+            done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            if done.returncode:
+                sys.exit(done.stderr)
+            pair.append(float(done.stdout.split()[-1]))
+        speeds.append(pair)
+    ratios = sorted(ours / theirs for ours, theirs in speeds)
+    ours, theirs = (statistics.median(column) for column in zip(*speeds, strict=True))
+    if name in PER_STEP:
+        shown = f"rlkit {1e3 / ours:.2f} ms a gradient step (with its environment step), sb3 {1e3 / theirs:.2f} ms"
+    else:
+        shown = f"rlkit {ours:,.0f} steps/s, sb3 {theirs:,.0f} steps/s"
+    print(f"{name}: {shown}; ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})", flush=True)
+
+
+def main() -> None:
+    """Measure the rows that are named, or all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; default: all")
+    parser.add_argument("--pairs", type=int, default=5, help="runs of each, in turn")
+    parser.add_argument("--side", choices=["rlkit", "sb3"], help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.side:
+        print((run_rlkit if arguments.side == "rlkit" else run_sb3)(arguments.rows[0]))
+        return
+    try:
+        versions = {name: importlib.metadata.version(name) for name in ("stable-baselines3", "torch", "gymnasium")}
+    except importlib.metadata.PackageNotFoundError as error:
+        sys.exit(f"{error.name} is not installed\npip install -c constraints.txt -e '.[bench]'")
+    named = ", ".join(f"{name} {version}" for name, version in versions.items())
+    print(f"{platform.machine()} ({platform.system()}), Python {platform.python_version()}, {named}, 1 thread")
+    for name in arguments.rows or ROWS:
+        measure(name, arguments.pairs)
+
+
+if __name__ == "__main__":
+    main()
