@@ -39,7 +39,7 @@ class Learner(ABC):
             numbers or 0-d tensors to log, named as the algorithm's docs page names them.
 
         Raises:
-            Diverged: a loss or gradient is not finite; the parameters are those before the call.
+            Diverged: a loss or gradient is not finite; it has changed no parameter.
         """
 
     @abstractmethod

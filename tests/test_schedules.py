@@ -3,41 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from itertools import accumulate, pairwise
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlkit_core.builtin.schedules import Clock, Counter, Schedule, Shape, updates_due
+from rlkit_core.builtin.schedules import Clock, GradientSteps, Schedule, Shape
 
 PARTITIONS = st.lists(st.integers(0, 500), max_size=20)
 RATES = st.sampled_from([0.0, 0.1, 0.25, 1 / 3, 0.5, 1.0, 2.0, 2.5, 8.0]) | st.floats(0, 10)
 WARM_UPS = st.integers(0, 3000)
 
 
-@pytest.mark.parametrize(
-    ("make", "advance", "read"),
-    [
-        (Clock, lambda clock, n: clock.advance(n), lambda clock: clock.steps),
-        (Counter, lambda counter, n: [counter.add() for _ in range(n)], lambda counter: counter.number),
-    ],
-    ids=["clock", "counter"],
-)
-def test_counting(make: Any, advance: Callable[..., Any], read: Callable[[Any], int]) -> None:
-    one, other = make(), make()
-    assert read(one) == 0
+def test_counting() -> None:
+    one, other = Clock(), Clock()
+    assert one.steps == 0
     for n in (3, 0, 4):
-        advance(one, n)
-    assert read(one) == 7
-    assert read(other) == 0
+        one.advance(n)
+    assert (one.steps, other.steps) == (7, 0)
     other.load_state_dict(json.loads(json.dumps(one.state_dict())))
-    for part in (one, other):
-        advance(part, 2)
-    assert read(one) == read(other) == 9
-    assert type(read(other)) is int
+    for clock in (one, other):
+        clock.advance(2)
+    assert one.steps == other.steps == 9
+    assert type(other.steps) is int
 
 
 def values(
@@ -100,31 +90,56 @@ def test_schedules_share_a_clock_that_is_taken_back() -> None:
     assert (up.value, down.value) == pytest.approx((0.8, 0.6))
 
 
-def test_updates_due_by_hand() -> None:
-    assert [updates_due(t, t + 1, 0.25, 0) for t in range(8)] == [0, 0, 0, 1, 0, 0, 0, 1]
-    assert [updates_due(t, t + 1, 2.0, 3) for t in range(6)] == [0, 0, 0, 2, 2, 2]
-    assert [updates_due(t, t + 1, 0.5, 3) for t in range(8)] == [0, 0, 0, 0, 1, 0, 1, 0]
-    assert [updates_due(t, t + 8, 1.0, 20) for t in range(0, 40, 8)] == [0, 0, 4, 8, 8]
-    assert updates_due(0, 1000, 1.0, 1000) == 0
-    assert updates_due(5, 5, 1.0, 0) == 0
+def due(parts: list[int], rate: float, warm_up: int) -> list[int]:
+    """Gradient steps that are due after each part of the steps."""
+    clock = Clock()
+    gradient_steps = GradientSteps(clock, rate, warm_up)
+    counts = []
+    for part in parts:
+        clock.advance(part)
+        before = gradient_steps.number
+        numbers = list(gradient_steps.due())
+        assert numbers == list(range(before + 1, gradient_steps.number + 1))
+        assert list(gradient_steps.due()) == []
+        counts.append(len(numbers))
+    return counts
+
+
+def test_gradient_steps_by_hand() -> None:
+    assert due([1] * 8, 0.25, 0) == [0, 0, 0, 1, 0, 0, 0, 1]
+    assert due([1] * 6, 2.0, 3) == [0, 0, 0, 2, 2, 2]
+    assert due([1] * 8, 0.5, 3) == [0, 0, 0, 0, 1, 0, 1, 0]
+    assert due([8] * 5, 1.0, 20) == [0, 0, 4, 8, 8]
+    assert due([1000], 1.0, 1000) == [0]
 
 
 @given(PARTITIONS, RATES, WARM_UPS)
-def test_however_the_steps_come_as_many_updates_are_due(parts: list[int], rate: float, warm_up: int) -> None:
+def test_however_the_steps_come_as_many_gradient_steps_are_due(parts: list[int], rate: float, warm_up: int) -> None:
     """In all the rate times the steps behind the warm-up, rounded down; none is owed twice, none forgotten."""
     ends = list(accumulate(parts, initial=0))
-    due = [updates_due(before, after, rate, warm_up) for before, after in pairwise(ends)]
-    total = rate * max(0, ends[-1] - warm_up)
-    assert sum(due) == updates_due(0, ends[-1], rate, warm_up) == int(total)
-    assert all(updates >= 0 for updates in due)
-    for before, after, updates in zip(ends[:-1], ends[1:], due, strict=True):
+    counts = due(parts, rate, warm_up)
+    assert sum(counts) == sum(due([ends[-1]], rate, warm_up)) == int(rate * max(0, ends[-1] - warm_up))
+    for before, after, number in zip(ends[:-1], ends[1:], counts, strict=True):
         if after <= warm_up:
-            assert updates == 0
-        assert abs(updates - rate * (max(after, warm_up) - max(before, warm_up))) < 1 + 1e-9
+            assert number == 0
+        assert abs(number - rate * (max(after, warm_up) - max(before, warm_up))) < 1 + 1e-9
 
 
 @given(st.integers(1, 20), st.integers(0, 100), st.integers(0, 400))
-def test_one_update_every_so_many_steps(every: int, warm_up: int, steps: int) -> None:
+def test_one_gradient_step_every_so_many_steps(every: int, warm_up: int, steps: int) -> None:
     """A rate of 1/n, written as a float, is due at each n-th step behind the warm-up and at no other."""
-    due = [updates_due(t, t + 1, 1 / every, warm_up) for t in range(steps)]
-    assert due == [int(t + 1 > warm_up and (t + 1 - warm_up) % every == 0) for t in range(steps)]
+    expected = [int(t + 1 > warm_up and (t + 1 - warm_up) % every == 0) for t in range(steps)]
+    assert due([1] * steps, 1 / every, warm_up) == expected
+
+
+def test_gradient_steps_that_were_not_taken_stay_due() -> None:
+    clock = Clock()
+    gradient_steps = GradientSteps(clock, 1.0, 0)
+    clock.advance(3)
+    for number in gradient_steps.due():
+        assert number == 1
+        break  # what learning stopped at
+    clock.advance(1)
+    other = GradientSteps(clock, 1.0, 0)
+    other.load_state_dict(json.loads(json.dumps(gradient_steps.state_dict())))
+    assert list(gradient_steps.due()) == list(other.due()) == [2, 3, 4]

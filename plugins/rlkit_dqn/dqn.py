@@ -16,7 +16,7 @@ from torch.nn.functional import mse_loss, smooth_l1_loss
 from rlkit_core.builtin.adam import Adam
 from rlkit_core.builtin.metrics import mean_metrics
 from rlkit_core.builtin.replay import PrioritizedReplay, Replay
-from rlkit_core.builtin.schedules import Clock, Schedule, updates_due
+from rlkit_core.builtin.schedules import Clock, GradientSteps, Schedule
 from rlkit_core.builtin.target import Target
 from rlkit_core.component import Setup
 from rlkit_core.learner import Learner, Part
@@ -35,6 +35,7 @@ class DQN(Learner):
     def __init__(self, config: DQNConfig, setup: Setup) -> None:
         self.config = config
         self.clock = Clock()
+        self.gradient_steps = GradientSteps(self.clock, config.updates_per_step, config.warmup_steps)
         self.learning_rate = Schedule(
             self.clock, config.learning_rate, config.learning_rate_schedule, setup.total_steps
         )
@@ -84,18 +85,17 @@ class DQN(Learner):
 
     def update(self, rollout: Rollout) -> Mapping[str, float | Tensor]:
         """Store the rollout, and take the gradient steps that have become due."""
-        config = self.config
         self.replay.add(rollout)
-        before = self.clock.steps
         self.clock.advance(rollout.num_steps)
-        due = updates_due(before, self.clock.steps, config.updates_per_step, config.warmup_steps)
         self.optimizer.learning_rate = self.learning_rate.value
-        metrics = [self._gradient_step() for _ in range(due)]
+        # What is due before the first window is complete is made up for as soon as it is.
+        due = self.gradient_steps.due() if self.replay.has_windows else ()
+        metrics = [self._gradient_step(number) for number in due]
         self.policy.preprocessor.update(*rollout.columns(rollout.obs))
         shown = {"epsilon": self.epsilon(), "learning_rate": self.optimizer.learning_rate}
         return {**mean_metrics(metrics), **shown}
 
-    def _gradient_step(self) -> dict[str, Tensor | float]:
+    def _gradient_step(self, number: int) -> dict[str, Tensor | float]:
         config, policy = self.config, self.policy
         steps = self.replay.sample(config.batch_size)  # [n, B]
         returns = self.estimator.estimate(steps, self._next_values(steps), update=False)
@@ -114,7 +114,8 @@ class DQN(Learner):
         self.optimizer.zero_grad()
         loss.backward()
         gradient_norm = self.optimizer.step()
-        self.target.follow(config.target_tau, every=config.target_every)
+        if number % config.target_every == 0:
+            self.target.follow(config.target_tau)
         return {"loss": loss.detach(), "value": values.detach().mean(), "gradient_norm": gradient_norm}
 
     @torch.no_grad()
@@ -131,7 +132,7 @@ class DQN(Learner):
         return values.view(steps.shape).cpu()  # type: ignore[no-any-return]
 
     def parts(self) -> Mapping[str, Part]:
-        """Policy, target network, optimiser, estimator, replay and clock."""
+        """Policy, target network, optimiser, estimator, replay and counters."""
         return {
             "policy": self.policy,
             "target": self.target,
@@ -139,4 +140,5 @@ class DQN(Learner):
             "estimator": self.estimator,
             "replay": self.replay,
             "clock": self.clock,
+            "gradient_steps": self.gradient_steps,
         }

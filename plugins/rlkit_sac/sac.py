@@ -19,7 +19,7 @@ from rlkit_core.builtin.critics import Critics
 from rlkit_core.builtin.generator import SeededGenerator
 from rlkit_core.builtin.metrics import mean_metrics
 from rlkit_core.builtin.replay import Replay
-from rlkit_core.builtin.schedules import Clock, Schedule, updates_due
+from rlkit_core.builtin.schedules import Clock, GradientSteps, Schedule
 from rlkit_core.builtin.target import Target
 from rlkit_core.component import Setup
 from rlkit_core.learner import Learner, Part
@@ -38,6 +38,7 @@ class SAC(Learner):
     def __init__(self, config: SACConfig, setup: Setup) -> None:
         self.config = config
         self.clock = Clock()
+        self.gradient_steps = GradientSteps(self.clock, config.updates_per_step, config.warmup_steps)
         self.learning_rate = Schedule(
             self.clock, config.learning_rate, config.learning_rate_schedule, setup.total_steps
         )
@@ -67,14 +68,11 @@ class SAC(Learner):
 
     def update(self, rollout: Rollout) -> Mapping[str, float | Tensor]:
         """Store the rollout, and take the gradient steps that have become due."""
-        config = self.config
         self.replay.add(rollout)
-        before = self.clock.steps
         self.clock.advance(rollout.num_steps)
         for optimizer in (self.policy_optimizer, self.critic_optimizer, self.temperature_optimizer):
             optimizer.learning_rate = self.learning_rate.value
-        due = updates_due(before, self.clock.steps, config.updates_per_step, config.warmup_steps)
-        metrics = [self._gradient_step() for _ in range(due)]
+        metrics = [self._gradient_step() for _ in self.gradient_steps.due()]
         self.policy.preprocessor.update(*rollout.columns(rollout.obs))
         return {**mean_metrics(metrics), "learning_rate": self.policy_optimizer.learning_rate}
 
@@ -134,5 +132,6 @@ class SAC(Learner):
             "estimator": self.estimator,
             "replay": self.replay,
             "clock": self.clock,
+            "gradient_steps": self.gradient_steps,
             "generator": self.generator,
         }

@@ -18,7 +18,7 @@ from rlkit_core.builtin.critics import Critics
 from rlkit_core.builtin.generator import SeededGenerator
 from rlkit_core.builtin.metrics import mean_metrics
 from rlkit_core.builtin.replay import Replay
-from rlkit_core.builtin.schedules import Clock, Counter, Schedule, updates_due
+from rlkit_core.builtin.schedules import Clock, GradientSteps, Schedule
 from rlkit_core.builtin.target import Target
 from rlkit_core.component import Setup
 from rlkit_core.learner import Learner, Part
@@ -37,6 +37,7 @@ class TD3(Learner):
     def __init__(self, config: TD3Config, setup: Setup) -> None:
         self.config = config
         self.clock = Clock()
+        self.gradient_steps = GradientSteps(self.clock, config.updates_per_step, config.warmup_steps)
         self.learning_rate = Schedule(
             self.clock, config.learning_rate, config.learning_rate_schedule, setup.total_steps
         )
@@ -56,22 +57,18 @@ class TD3(Learner):
         self.estimator = config.estimator.build()
         self.replay = Replay(setup.observation_space, setup.action_space, config.replay_size, setup.seeds)
         self.generator = SeededGenerator(setup.seeds, "noise", setup.device)
-        self.gradient_steps = Counter()
         self._device = setup.device
 
     def update(self, rollout: Rollout) -> Mapping[str, float | Tensor]:
         """Store the rollout, and take the gradient steps that have become due."""
-        config = self.config
         self.replay.add(rollout)
-        before = self.clock.steps
         self.clock.advance(rollout.num_steps)
         self.policy_optimizer.learning_rate = self.critic_optimizer.learning_rate = self.learning_rate.value
-        due = updates_due(before, self.clock.steps, config.updates_per_step, config.warmup_steps)
-        metrics = [self._gradient_step() for _ in range(due)]
+        metrics = [self._gradient_step(number) for number in self.gradient_steps.due()]
         self.policy.preprocessor.update(*rollout.columns(rollout.obs))
         return {**mean_metrics(metrics), "learning_rate": self.policy_optimizer.learning_rate}
 
-    def _gradient_step(self) -> dict[str, Tensor | float]:
+    def _gradient_step(self, number: int) -> dict[str, Tensor | float]:
         steps = self.replay.sample(self.config.batch_size)  # [1, B]
         obs, next_obs = (
             self.policy.preprocessor(tree_map(lambda leaf: leaf[0], tree)) for tree in (steps.obs, steps.next_obs)
@@ -87,8 +84,7 @@ class TD3(Learner):
         self.critic_optimizer.step()
         metrics: dict[str, Tensor | float] = {"critic_loss": critic_loss.detach(), "value": values.detach().mean()}
 
-        self.gradient_steps.add()
-        if self.gradient_steps.number % self.config.policy_delay == 0:
+        if number % self.config.policy_delay == 0:
             policy_loss = -self.critics.first(obs, self.policy.actor(obs)).mean()
             self.policy_optimizer.zero_grad()
             policy_loss.backward(inputs=list(self.policy.parameters()))  # type: ignore[no-untyped-call]

@@ -71,7 +71,7 @@ class Adam:
         """
         norm = float(torch.linalg.vector_norm(self._grad))
         if not math.isfinite(norm):
-            raise Diverged("the gradient is not finite; parameters are those before this update")
+            raise Diverged("the gradient is not finite; no parameter has been changed by it")
         if self.max_grad_norm is not None:
             scale = self.max_grad_norm / (norm + 1e-6)  # as torch.nn.utils.clip_grad_norm_
             if scale < 1.0:

@@ -65,6 +65,11 @@ class Replay:
         """Rows that are stored, final observations included."""
         return int(self._count.sum())
 
+    @property
+    def has_windows(self) -> bool:
+        """Whether there is a window to draw."""
+        return bool((self._count >= self.window).any())
+
     def add(self, rollout: Rollout) -> None:
         """Store a rollout; it goes on where the last one ended, or else the episodes of the last one are cut there.
 

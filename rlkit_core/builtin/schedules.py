@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 Shape = Literal["constant", "linear", "step"]
@@ -25,25 +25,6 @@ class Clock:
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         """Take the state back."""
         self.steps = int(state["steps"])
-
-
-class Counter:
-    """Counts whatever a learner has to remember the number of."""
-
-    def __init__(self) -> None:
-        self.number = 0
-
-    def add(self) -> None:
-        """Count one more."""
-        self.number += 1
-
-    def state_dict(self) -> dict[str, int]:
-        """The number."""
-        return {"number": self.number}
-
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Take the number back."""
-        self.number = int(state["number"])
 
 
 class Schedule:
@@ -76,14 +57,34 @@ class Schedule:
         return self._final + (self._initial - self._final) * (1.0 - steps / self._duration)
 
 
-def updates_due(before: int, after: int, updates_per_step: float, warmup_steps: int) -> int:
-    """Updates that are due when the steps of a run go from `before` to `after`.
+class GradientSteps:
+    """Counts gradient steps, and says how many are due by the environment steps that have passed.
 
     Args:
-        before: environment steps.
-        after: likewise.
-        updates_per_step: updates per environment step, on average: with 0.25 one is due every fourth step.
-        warmup_steps: the first steps, which do not count.
+        clock: whose steps count.
+        per_step: gradient steps per environment step, on average: with 0.25 one is due every fourth step.
+        warmup_steps: environment steps at first that do not count.
+
+    Attributes:
+        number: how many have been taken.
     """
-    owed = [int(updates_per_step * max(0, steps - warmup_steps)) for steps in (before, after)]
-    return owed[1] - owed[0]
+
+    def __init__(self, clock: Clock, per_step: float, warmup_steps: int) -> None:
+        self._clock = clock
+        self._per_step = per_step
+        self._warmup_steps = warmup_steps
+        self.number = 0
+
+    def due(self) -> Iterator[int]:
+        """The numbers, from 1, of those that are due; each counts as taken once the iterator has given it."""
+        while self.number < int(self._per_step * max(0, self._clock.steps - self._warmup_steps)):
+            self.number += 1
+            yield self.number
+
+    def state_dict(self) -> dict[str, int]:
+        """How many have been taken."""
+        return {"number": self.number}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Take the number back."""
+        self.number = int(state["number"])

@@ -24,14 +24,10 @@ class Target:
         self.network = deepcopy(source).requires_grad_(False)
         self._mine: list[Tensor] = list(self.network.parameters())
         self._theirs: list[Tensor] = list(source.parameters())
-        self._calls = 0
 
     @torch.no_grad()
-    def follow(self, tau: float, *, every: int = 1) -> None:
-        """Go the share `tau` of the way to the network, 1 being a copy; only at each `every`-th call."""
-        self._calls += 1
-        if self._calls % every:
-            return
+    def follow(self, tau: float) -> None:
+        """Go the share `tau` of the way to the network; 1 copies it."""
         # One call for all: a loop over small tensors costs several times as much.
         if tau == 1:
             torch._foreach_copy_(self._mine, self._theirs)
@@ -39,10 +35,9 @@ class Target:
             torch._foreach_lerp_(self._mine, self._theirs, tau)
 
     def state_dict(self) -> dict[str, Any]:
-        """Its weights, and how often it was called."""
-        return {"network": self.network.state_dict(), "calls": self._calls}
+        """Its weights."""
+        return self.network.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take the state back."""
-        self.network.load_state_dict(state["network"])
-        self._calls = int(state["calls"])
+        """Take the weights back."""
+        self.network.load_state_dict(state)
