@@ -9,19 +9,16 @@ A row says how many seeds reached the goal, in how many steps, and what it ran o
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-RLKIT = str(Path(sys.executable).with_name("rlkit"))
+from results import train_and_evaluate
 
 
 @dataclass(frozen=True)
@@ -44,30 +41,13 @@ ROWS = {
 }
 
 
-def one(row: Row, seed: int, folder: Path) -> tuple[float, int, float]:
-    """Train and evaluate one seed: mean return on fresh episodes, environment steps, seconds of the whole command."""
-    run = folder / f"seed{seed}"
-    command = [RLKIT, "run", "a2c", "--env", row.env, "--seed", str(seed), "--run-dir", str(run), *row.arguments]
-    started = time.perf_counter()
-    subprocess.run([*command, "--tracker", "none", "--progress", "none"], check=True, capture_output=True)
-    seconds = time.perf_counter() - started
-    # Another seed of the evaluation for each run, so that no luck of the episodes is shared.
-    answer = subprocess.run(
-        [RLKIT, "eval", str(run), "--episodes", "100", "--seed", str(10_000 + seed), "--json"],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    steps = json.loads((run / "status.json").read_text())["result"]["steps"]
-    return float(json.loads(answer.stdout)["mean"]), int(steps), seconds
-
-
 def measure(name: str, row: Row, jobs: int) -> bool:
     """Run a row and print it."""
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
-        results = list(pool.map(lambda seed: one(row, seed, Path(folder)), range(row.seeds)))
-    returns = sorted(result[0] for result in results)
-    steps = [result[1] for result in results]
+        command = ["rlkit", "run", "a2c", "--env", row.env, *row.arguments]
+        runs = list(pool.map(lambda seed: train_and_evaluate(command, seed, Path(folder)), range(row.seeds)))
+    returns = sorted(run["return"] for run in runs)
+    steps = [run["steps"] for run in runs]
     reached = sum(value >= row.goal for value in returns)
     median = statistics.median(steps)
     good = reached >= row.needed and (row.median_steps is None or median <= row.median_steps)
@@ -75,7 +55,7 @@ def measure(name: str, row: Row, jobs: int) -> bool:
         f"{name}: a2c on {row.env} {' '.join(row.arguments)}: {reached} of {row.seeds} seeds >= {row.goal:g} "
         f"(needed {row.needed}); return median {statistics.median(returns):.1f}, range {returns[0]:.1f} to "
         f"{returns[-1]:.1f}; steps median {median:,.0f}, range {min(steps):,} to {max(steps):,}; "
-        f"seconds per run median {statistics.median(result[2] for result in results):.1f}"
+        f"seconds per run median {statistics.median(run['seconds'] for run in runs):.1f}"
         f"{'' if good else '  -- MISSED'}",
         flush=True,
     )
