@@ -67,10 +67,7 @@ def reached(goal: float, median: float) -> bool:
 
 def details(results: dict[str, Any], rows: Sequence[Any]) -> str:
     """A line for each row."""
-    head = (
-        "| algorithm and environment | goal | median | range over seeds | seeds that reach it | steps | seconds a run |"
-    )
-    lines = [head, "|---|---|---|---|---|---|---|"]
+    lines = [HEAD]
     for row in rows:
         if row.name in results:
             lines.append(detail(row.name, results, table=False))
