@@ -32,8 +32,8 @@ from rlkit_core.component import KINDS
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
-NOT_RUN = ("rlkit run a2c --env CartPole-v1", "rlkit watch")
-"""Beginnings of `rlkit` lines that may stand in blocks that are not run: the set-up itself, and what needs a screen."""
+NOT_RUN = ("rlkit run ", "rlkit watch")
+"""Beginnings of `rlkit` lines that may stand in blocks that are not run: what takes long, and what needs a screen."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,18 @@ def test_no_command_hides_in_a_block_that_is_not_run() -> None:
         if line.startswith("rlkit ") and not line.startswith(NOT_RUN)
     ]
     assert not hidden
+
+
+@pytest.mark.parametrize("page", PAGES, ids=shown)
+def test_runs_that_are_only_shown_could_be_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their options and values are understood: they are asked for their settings."""
+    monkeypatch.chdir(tmp_path)
+    text = re.sub(r"\\\n", "", page.read_text(encoding="utf-8"))
+    for line in re.findall(r"^(?:.*&& )?(rlkit run .*)$", text, re.MULTILINE):
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            code = execute([*shlex.split(line)[1:], "--print-config"])
+        assert code == 0, f"{line}\n{output.getvalue()}"
 
 
 def test_the_tutorial_is_the_plugin_that_comes_along() -> None:
