@@ -32,7 +32,9 @@ class PPOConfig(AlgorithmConfig):
     collector: CollectorConfig = Field(
         StepsConfig(num_envs=8, num_steps=128), description="how experience is gathered for each update"
     )
-    estimator: EstimatorConfig = Field(LambdaConfig(), description="what the values are trained towards")
+    estimator: EstimatorConfig = Field(
+        LambdaConfig(normalize="off"), description="what the values are trained towards"
+    )
     network: NetworkConfig = Field(
         MLPConfig(hidden=(64, 64), activation="tanh"),
         description="the network below the policy's and the value's heads",
@@ -68,7 +70,7 @@ class PPOConfig(AlgorithmConfig):
     value_coef: float = Field(0.5, ge=0, description="weight of the value loss")
     entropy_coef: float = Field(0.0, ge=0, description="weight of the entropy, which keeps the policy exploring")
     normalize_advantages: bool = Field(True, description="advantages to mean 0 and deviation 1 in each minibatch")
-    normalize_observations: bool = Field(True, description="observations to running mean 0 and deviation 1")
+    normalize_observations: bool = Field(False, description="observations to running mean 0 and deviation 1")
     head_init: Literal["orthogonal", "default"] = Field(
         "orthogonal",
         description="initial weights of the heads: orthogonal, the policy's so small that all actions are about "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import statistics
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,45 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from learning_cases import fit, one_thread  # noqa: F401
 
 from rlkit_a2c.a2c import A2C
 from rlkit_a2c.config import A2CConfig
 from rlkit_core.builtin.collectors import StepsConfig
-from rlkit_core.builtin.environments import GymnasiumConfig
 from rlkit_core.builtin.estimators import DiscountedConfig, LambdaConfig
-from rlkit_core.component import Setup
 from rlkit_core.run_folder import read_json
-from rlkit_core.seeding import SeedStream, global_generators
 from rlkit_core.testing import probes
 from rlkit_core.training import train
 
 GAMMA = 0.99
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def fit(config: A2CConfig, env_id: str, total_steps: int, seed: int = 0) -> A2C:
-    """The loop alone: collect, update."""
-    seeds = SeedStream(seed)
-    with global_generators(seeds.stream("global")):
-        env = GymnasiumConfig(id=env_id).resolve(config.collector.num_envs)
-        collector = config.collector.build(env, seeds.stream("collector"), "cpu")
-        spaces = collector.observation_space, collector.action_space
-        num_envs = config.collector.num_envs
-        learner = config.build(Setup(*spaces, num_envs, total_steps, "cpu", seeds.stream("learner")))
-        steps = 0
-        while steps < total_steps:
-            rollout = collector.collect(learner.policy)
-            learner.update(rollout)
-            steps += rollout.num_steps
-        collector.close()
-    return learner
 
 
 def raw_values(learner: A2C, probe: type[probes.Probe]) -> list[float]:
