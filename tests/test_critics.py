@@ -54,7 +54,7 @@ def test_values(config: NetworkConfig, space: gymnasium.Space[Any], number: int)
     torch.testing.assert_close(critics.first(obs, actions), values[0], rtol=0, atol=1e-5)
     for i in range(number):  # the equation, one by one
         features = critics.networks.one(i, (obs, actions))
-        expected = features @ critics.weights[i, :, 0] + critics.biases[i]
+        expected = features @ critics.weights[i, 0] + critics.biases[i]
         torch.testing.assert_close(values[i], expected, rtol=0, atol=1e-5)
     assert torch.equal(copy.deepcopy(critics)(obs, actions), values)
 

@@ -36,13 +36,13 @@ class DQNConfig(AlgorithmConfig):
     )
     adam_epsilon: float = Field(1e-8, gt=0, description="added to the root of Adam's second moment")
     max_grad_norm: float | None = Field(10.0, gt=0, description="clip the gradient to this norm; none: do not")
-    updates_per_step: float = Field(0.25, gt=0, description="gradient steps per environment step, on average")
+    updates_per_step: float = Field(0.5, gt=0, description="gradient steps per environment step, on average")
     warmup_steps: int = Field(
         1_000, ge=0, description="environment steps of uniformly random actions before learning begins"
     )
-    batch_size: int = Field(64, ge=1, description="windows of steps drawn from the replay for a gradient step")
+    batch_size: int = Field(128, ge=1, description="windows of steps drawn from the replay for a gradient step")
     replay_size: int = Field(100_000, ge=1, description="rows that the replay holds; the oldest are overwritten")
-    n_step: int = Field(1, ge=1, description="rewards that are summed before a value follows, in environment steps")
+    n_step: int = Field(3, ge=1, description="rewards that are summed before a value follows, in environment steps")
     double: bool = Field(True, description="the learned network chooses the next action, the target network values it")
     dueling: bool = Field(False, description="values are a state's own plus the advantages of its actions")
     prioritized: bool = Field(False, description="draw those steps more often whose values were more wrong")
@@ -54,9 +54,9 @@ class DQNConfig(AlgorithmConfig):
         description="how much of the priorities' bias weights take back at first; grows to 1 over the run's "
         "total_steps",
     )
-    target_every: int = Field(250, ge=1, description="gradient steps between moves of the target network")
+    target_every: int = Field(1, ge=1, description="gradient steps between moves of the target network")
     target_tau: float = Field(
-        1.0, gt=0, le=1, description="share of the way to the learned network that a move goes; 1: copies it"
+        0.01, gt=0, le=1, description="share of the way to the learned network that a move goes; 1: copies it"
     )
     loss: Literal["huber", "squared"] = Field(
         "huber", description="of values against targets; huber's gradient is at most 1"

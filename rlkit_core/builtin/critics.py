@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from rlkit_core.builtin.parallel import build_parallel
 from rlkit_core.component import NetworkConfig
@@ -32,14 +33,15 @@ class Critics(nn.Module):
         both = spaces.Tuple((observation_space, spaces.Box(-1.0, 1.0, (num_actions,), np.float32)))
         self.networks = build_parallel(network, both, number)
         heads = [nn.Linear(self.networks.num_features, 1) for _ in range(number)]
-        self.weights = nn.Parameter(torch.stack([head.weight.detach().T for head in heads]))  # [number, F, 1]
+        self.weights = nn.Parameter(torch.stack([head.weight.detach() for head in heads]))  # [number, 1, F]
         self.biases = nn.Parameter(torch.stack([head.bias.detach() for head in heads]))  # [number, 1]
 
     def forward(self, obs: Tree, actions: Tensor) -> Tensor:
         """Values `[number, B]` of observations `[B, ...]` and actions `[B, A]`."""
         features = self.networks((obs, actions))  # [number, B, F]
-        return torch.bmm(features, self.weights).squeeze(2) + self.biases
+        # A batched product with one column takes five times as long, forwards and backwards.
+        return (features * self.weights).sum(2) + self.biases
 
     def first(self, obs: Tree, actions: Tensor) -> Tensor:
         """Values `[B]` of the first one alone."""
-        return (self.networks.one(0, (obs, actions)) @ self.weights[0]).squeeze(1) + self.biases[0]
+        return linear(self.networks.one(0, (obs, actions)), self.weights[0], self.biases[0]).squeeze(1)

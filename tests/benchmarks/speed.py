@@ -62,7 +62,9 @@ def rlkit_config(name: str) -> Any:
             learning_rate=2.3e-3,
             batch_size=64,
             updates_per_step=0.5,
+            n_step=1,
             target_every=128,
+            target_tau=1.0,
             epsilon_final=0.04,
             double=False,
         )

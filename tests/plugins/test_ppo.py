@@ -26,6 +26,7 @@ from torch import Tensor
 
 from rlkit_core.builtin.collectors import StepsConfig
 from rlkit_core.builtin.environments import GymnasiumConfig
+from rlkit_core.builtin.estimators import LambdaConfig
 from rlkit_core.builtin.explorations import GaussianConfig, StateDependentConfig
 from rlkit_core.errors import Diverged
 from rlkit_core.returns import Returns
@@ -262,7 +263,13 @@ def test_a_huge_value_clip_is_none() -> None:
 
 def test_old_values_are_in_the_units_of_the_targets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each update moves the statistics of the targets; the old values move with them."""
-    learner = build(normalize_advantages=False, minibatch_size=1000, epochs=1)
+    learner = build(
+        normalize_advantages=False,
+        minibatch_size=1000,
+        epochs=1,
+        estimator=LambdaConfig(normalize="running"),
+        normalize_observations=True,
+    )
     for seed in range(3):
         rollout = make_rollout(learner, seed=seed)
         rollout.rewards.mul_(3 + seed).add_(seed)
@@ -373,7 +380,7 @@ def test_each_epoch_has_each_step_once(
 
 def test_target_kl_leaves_the_rollout_early(monkeypatch: pytest.MonkeyPatch) -> None:
     """No step on the minibatch that is too far; the clock and the statistics go on as ever."""
-    learner = build(target_kl=0.01, learning_rate=3e-3, epochs=100)
+    learner = build(target_kl=0.01, learning_rate=3e-3, epochs=100, normalize_observations=True)
     answers = recorded(monkeypatch, learner, "losses")
     steps = before_each_step(monkeypatch, learner.optimizer, lambda: None)
     metrics = learner.update(make_rollout(learner, dummy_rows=True))
