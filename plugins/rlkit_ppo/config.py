@@ -32,9 +32,7 @@ class PPOConfig(AlgorithmConfig):
     collector: CollectorConfig = Field(
         StepsConfig(num_envs=8, num_steps=128), description="how experience is gathered for each update"
     )
-    estimator: EstimatorConfig = Field(
-        LambdaConfig(normalize="off"), description="what the values are trained towards"
-    )
+    estimator: EstimatorConfig = Field(LambdaConfig(normalize="off"), description="what the values are trained towards")
     network: NetworkConfig = Field(
         MLPConfig(hidden=(64, 64), activation="tanh"),
         description="the network below the policy's and the value's heads",

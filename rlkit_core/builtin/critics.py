@@ -40,7 +40,7 @@ class Critics(nn.Module):
         """Values `[number, B]` of observations `[B, ...]` and actions `[B, A]`."""
         features = self.networks((obs, actions))  # [number, B, F]
         # A batched product with one column takes five times as long, forwards and backwards.
-        return (features * self.weights).sum(2) + self.biases
+        return (features * self.weights).sum(2) + self.biases  # type: ignore[no-any-return]
 
     def first(self, obs: Tree, actions: Tensor) -> Tensor:
         """Values `[B]` of the first one alone."""

@@ -17,17 +17,21 @@ def write(results: dict[str, Any], rows: Sequence[Any], docs: Path) -> None:
     """Put the tables between the page's marks, and draw a picture for each environment."""
     page = docs / "results.md"
     text = page.read_text(encoding="utf-8")
-    parts = {
-        "overview": overview(results, rows),
-        "details": details(results, rows),
-        "control": detail("control", results) if "control" in results else "",
-        "curves": curves(results, rows, docs),
-    }
+    parts = {**tables(results, rows), "curves": curves(results, rows, docs)}
     for mark, content in parts.items():
         inside = f"<!-- {mark} -->\n\n{content}\n\n<!-- end -->"
         text, number = re.subn(rf"<!-- {mark} -->.*?<!-- end -->", lambda _, new=inside: new, text, flags=re.DOTALL)
         assert number == 1, f"{page} has no mark <!-- {mark} -->"
     page.write_text(text, encoding="utf-8")
+
+
+def tables(results: dict[str, Any], rows: Sequence[Any]) -> dict[str, str]:
+    """What stands between the page's marks, but for the pictures."""
+    return {
+        "overview": overview(results, rows),
+        "details": details(results, rows),
+        "control": detail("control", results) if "control" in results else "",
+    }
 
 
 def returns_of(result: dict[str, Any]) -> list[float]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import statistics
@@ -25,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +165,57 @@ def run_sb3(name: str) -> float:
     return timed / (time.perf_counter() - began)
 
 
+def floor(name: str) -> float:
+    """Milliseconds that nothing but the matrix products of a gradient step take, best of many."""
+    import torch
+
+    torch.set_num_threads(1)
+    # What a layer from `i` to `o` numbers costs with B rows: forwards, and for the gradients of weights and of inputs.
+    actor, critic = {
+        "ppo": ([4, 64, 64, 2], [4, 64, 64, 1]),
+        "dqn": ([4, 256, 256, 2], []),
+        "sac": ([3, 256, 256, 2], [4, 256, 256, 1]),
+        "td3": ([3, 400, 300, 1], [4, 400, 300, 1]),
+    }[name]
+    B = 64 if name == "dqn" else 256
+
+    def forwards(sizes: list[int]) -> list[Any]:
+        return [(B, i, o) for i, o in pairwise(sizes)]
+
+    def weights(sizes: list[int]) -> list[Any]:
+        return [(i, B, o) for i, o in pairwise(sizes)]
+
+    def inputs(sizes: list[int], first: int) -> list[Any]:
+        return [(B, o, i) for i, o in list(pairwise(sizes))[first:]]
+
+    def learn(sizes: list[int]) -> list[Any]:
+        return forwards(sizes) + weights(sizes) + inputs(sizes, 1)
+
+    number = 1.0
+    if name == "ppo":
+        products = learn(actor) + learn(critic)
+    elif name == "dqn":
+        products = forwards(actor) + learn(actor)
+    elif name == "sac":
+        both = forwards(critic) + learn(critic) + forwards(critic) + inputs(critic, 0)
+        products = forwards(actor) + learn(actor) + 2 * both
+    else:  # two steps, of which one learns the policy, by the first critic
+        policy = learn(actor) + forwards(critic) + inputs(critic, 0)
+        products = 2 * (forwards(actor) + 2 * forwards(critic) + 2 * learn(critic)) + policy
+        number = 2.0
+    total = 0.0
+    for shape in set(products):
+        m, k, n = shape
+        x, y, out = torch.randn(m, k), torch.randn(k, n), torch.empty(m, n)
+        best = math.inf
+        for _ in range(200):
+            began = time.perf_counter()
+            torch.mm(x, y, out=out)
+            best = min(best, time.perf_counter() - began)
+        total += best * products.count(shape)
+    return 1e3 * total / number
+
+
 def measure(name: str, pairs: int) -> None:
     """Run a row and print it."""
     speeds = []
@@ -182,6 +235,7 @@ def measure(name: str, pairs: int) -> None:
     else:
         shown = f"rlkit {ours:,.0f} steps/s, sb3 {theirs:,.0f} steps/s"
     print(f"{name}: {shown}; ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})", flush=True)
+    print(f"     the matrix products of a gradient step alone: {floor(name):.2f} ms", flush=True)
 
 
 def main() -> None:

@@ -207,18 +207,30 @@ def test_no_page_names_a_place_on_one_machine() -> None:
         assert not re.search(r"/(work|tmp|root|home)/", page.read_text(encoding="utf-8")), page
 
 
-def _generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("generate_components", DOCS / "generate_components.py")
+def _script(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # dataclasses look themselves up there
     spec.loader.exec_module(module)
     return module
 
 
 def test_the_tables_of_components_are_up_to_date() -> None:
     written = (DOCS / "components.md").read_text(encoding="utf-8")
-    assert written == _generator().page(), "run: python docs/generate_components.py"
+    assert written == _script(DOCS / "generate_components.py").page(), "run: python docs/generate_components.py"
+
+
+def test_the_tables_of_results_are_up_to_date() -> None:
+    written = (DOCS / "results.md").read_text(encoding="utf-8")
+    scripts = DOCS.parent / "tests" / "benchmarks"
+    results = json.loads((DOCS / "results.json").read_text(encoding="utf-8"))
+    tables = _script(scripts / "results_page.py").tables(results, _script(scripts / "results.py").ROWS)
+    for mark, content in tables.items():
+        assert f"<!-- {mark} -->\n\n{content}\n\n<!-- end -->" in written, (
+            "run: python tests/benchmarks/results.py page"
+        )
 
 
 def test_every_hook_has_its_place() -> None:

@@ -1,6 +1,6 @@
 """Each algorithm learns a standard environment in seconds.
 
-Thresholds lie below the worst of several seeds; what these reached stands beside each.
+Thresholds lie below the worst of several seeds over 100 episodes, which stand beside each.
 """
 
 from __future__ import annotations
@@ -15,12 +15,7 @@ from rlkit_core.evaluation import evaluate
 from rlkit_core.registry import Registry
 
 CARTPOLE, PENDULUM = "CartPole-v1", "Pendulum-v1"
-SMALL: dict[str, Any] = {
-    "network": {"hidden": [64, 64]},
-    "batch_size": 128,
-    "learning_rate": 2e-3,
-    "warmup_steps": 500,
-}
+SMALL: dict[str, Any] = {"network": {"hidden": [64, 64]}, "batch_size": 128}
 
 
 class Case(NamedTuple):
@@ -33,12 +28,24 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "a2c": Case(CARTPOLE, 20_000, {}, 0),
-    "ppo": Case(CARTPOLE, 25_000, {}, 0),
-    "dqn": Case(CARTPOLE, 10_000, {"warmup_steps": 500}, 0),
-    "reinforce": Case(CARTPOLE, 40_000, {}, 0),
-    "sac": Case(PENDULUM, 4_000, SMALL, 0),
-    "td3": Case(PENDULUM, 4_000, {**SMALL, "estimator": {"gamma": 0.98}}, 0),
+    "a2c": Case(CARTPOLE, 20_000, {}, 180),  # 6 seeds: 239 to 500
+    "ppo": Case(CARTPOLE, 25_000, {}, 250),  # 8 seeds: 316 to 500
+    "dqn": Case(CARTPOLE, 10_000, {"warmup_steps": 500}, 150),  # 6 seeds: 193 to 443
+    "reinforce": Case(CARTPOLE, 40_000, {}, 300),  # 8 seeds: 411 to 500
+    "sac": Case(PENDULUM, 5_000, {**SMALL, "learning_rate": 1e-3, "warmup_steps": 500}, -250),  # 4 seeds: -165 to -144
+    "td3": Case(  # 3 seeds: -154 to -149
+        PENDULUM,
+        5_000,
+        {
+            **SMALL,
+            "learning_rate": 2e-3,
+            "exploration": {"std": 0.3},
+            "estimator": {"gamma": 0.98},
+            "policy_delay": 1,
+            "target_tau": 0.01,
+        },
+        -250,
+    ),
 }
 
 
