@@ -123,7 +123,9 @@ def _find(source: str | Path, which: str) -> Path:
     path = _stored(Path(source)) or _stored(RunFolder.open(source).policy_path(which))
     if path is None:
         when = "when training ends" if which == "last" else "at the first evaluation"
-        raise UsageError(f"run {source} has no {which} policy: it is written {when}")
+        other = "best" if which == "last" else "last"
+        hint = f"\nit has a {other} one: --which {other}" if _stored(RunFolder.open(source).policy_path(other)) else ""
+        raise UsageError(f"run {source} has no {which} policy: it is written {when}{hint}")
     return path
 
 

@@ -42,6 +42,12 @@ class Learner(ABC):
             Diverged: a loss or gradient is not finite; it has changed no parameter.
         """
 
+    def policy_replaced(self) -> None:  # noqa: B027
+        """Called when a run that starts from another one's policy has loaded its weights, before the first update.
+
+        A learner that holds copies of the policy, target networks say, makes them again here.
+        """
+
     @abstractmethod
     def parts(self) -> Mapping[str, Part]:
         """All state that decides how learning goes on, by name: the policy and whatever else changes in `update`."""

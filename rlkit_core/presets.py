@@ -9,6 +9,7 @@ algorithm = { learning_rate = 0.001, collector = { num_envs = 16 } }
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from rlkit_core.component import AlgorithmConfig, full_name
 from rlkit_core.config import Data, Draft, RunConfig, did_you_mean
-from rlkit_core.errors import PluginError, UsageError
+from rlkit_core.errors import ConfigError, PluginError, UsageError
 from rlkit_core.registry import Registry
 
 
@@ -71,10 +72,8 @@ def choose_preset(algorithm: type[AlgorithmConfig], env_id: str | None, named: s
     available = presets(algorithm)
     if named is not None:
         if named not in available:
-            raise UsageError(
-                f"{algorithm.name} has no preset {named}{did_you_mean(named, list(available))}\n"
-                f"it has: {', '.join(available) or 'none'}"
-            )
+            has = f"it has: {', '.join(available)}" if available else "it has no presets at all"
+            raise UsageError(f"{algorithm.name} has no preset {named}{did_you_mean(named, list(available))}\n{has}")
         return named, available[named].layer()
     for name, preset in available.items():
         if env_id in preset.environments:
@@ -113,4 +112,10 @@ def configure(
     assert algorithm is not None
     assert issubclass(algorithm.cls, AlgorithmConfig)
     named = {"algorithm": {"name": full_name(algorithm.cls)}}
-    return RunConfig.parse(named, below, *layers, registry=registry), name
+    config = RunConfig.parse(named, below, *layers, registry=registry)
+    if preset is None:
+        # Settings that are complete, those of an earlier run say, leave a preset nothing to set: it is not in them.
+        with contextlib.suppress(ConfigError):
+            if RunConfig.parse(*layers, registry=registry) == config:
+                name = None
+    return config, name

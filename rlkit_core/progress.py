@@ -61,7 +61,7 @@ class Progress:
 
     def _left(self, step: int) -> str:
         """Time left to the budget, such as `1:05`."""
-        seconds = (self._total - step) / self._speed if self._speed > 0 else 0.0
+        seconds = max(0, self._total - step) / self._speed if self._speed > 0 else 0.0
         return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 

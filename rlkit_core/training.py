@@ -84,7 +84,8 @@ def train(
         algorithm: its name or config, or a whole `RunConfig`, or one as plain data.
         plugins: plugin modules that are not installed.
         run_dir: where the run goes; default: a new folder in `runs/`.
-        preset: named settings of the algorithm; `none` for none, default: those made for the environment.
+        preset: named settings of the algorithm; `none` for none, default: those made for the environment, where the
+            algorithm is given by name; an instance of its config is taken as it is.
         init_from: run whose last policy the new one starts from.
         progress: `auto`, `rich`, `plain` or `none`.
         settings: of the run, for example `env="CartPole-v1", total_steps=50_000, seed=3, tracker="none"`.
@@ -420,9 +421,10 @@ class _Training:
             self.learner.policy.load_state_dict(weights)
         except RuntimeError as error:
             raise UsageError(
-                f"the policy of {source} does not fit this run's: {' '.join(str(error).split())[:200]}\n"
-                "take the same spaces, network and normalisation"
+                f"the policy of {source} does not fit this run's: it is {theirs.name}'s, of other parts or sizes\n"
+                "take the same algorithm, and the same settings of its networks, exploration and normalisation"
             ) from error
+        self.learner.policy_replaced()
 
 
 def _next(at: int, every: int, steps: int) -> int:

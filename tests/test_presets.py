@@ -71,7 +71,7 @@ def test_what_there_is(plugin: types.ModuleType) -> None:
     Path(str(plugin.__file__)).with_name("presets.toml").unlink()
     assert presets(plugin.Mine) == {}
     assert choose_preset(plugin.Mine, "CartPole-v1", None) == (None, {})
-    with pytest.raises(UsageError, match="it has: none"):
+    with pytest.raises(UsageError, match="it has no presets at all"):
         choose_preset(plugin.Mine, None, "pole")
 
 

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlkit_core.builtin.schedules import Clock, GradientSteps, Schedule, Shape
+from rlkit_core.errors import UsageError
 
 PARTITIONS = st.lists(st.integers(0, 500), max_size=20)
-RATES = st.sampled_from([0.0, 0.1, 0.25, 1 / 3, 0.5, 1.0, 2.0, 2.5, 8.0]) | st.floats(0, 10)
+RATES = st.sampled_from([0.1, 0.25, 1 / 3, 0.5, 1.0, 2.0, 2.5, 8.0]) | st.floats(1e-9, 10)
 WARM_UPS = st.integers(0, 3000)
 
 
@@ -93,7 +94,7 @@ def test_schedules_share_a_clock_that_is_taken_back() -> None:
 def due(parts: list[int], rate: float, warm_up: int) -> list[int]:
     """Gradient steps that are due after each part of the steps."""
     clock = Clock()
-    gradient_steps = GradientSteps(clock, rate, warm_up)
+    gradient_steps = GradientSteps(clock, rate, warm_up, 10**18)
     counts = []
     for part in parts:
         clock.advance(part)
@@ -132,14 +133,21 @@ def test_one_gradient_step_every_so_many_steps(every: int, warm_up: int, steps: 
     assert due([1] * steps, 1 / every, warm_up) == expected
 
 
+@pytest.mark.parametrize(("rate", "warm_up"), [(1.0, 1_000), (1.0, 5_000), (0.001, 1), (1e-9, 0)])
+def test_a_run_without_a_gradient_step_is_refused(rate: float, warm_up: int) -> None:
+    with pytest.raises(UsageError, match=r"no gradient step is due within 1,000 steps"):
+        GradientSteps(Clock(), rate, warm_up, 1_000)
+    GradientSteps(Clock(), rate, warm_up, warm_up + int(1 / rate) + 1)
+
+
 def test_gradient_steps_that_were_not_taken_stay_due() -> None:
     clock = Clock()
-    gradient_steps = GradientSteps(clock, 1.0, 0)
+    gradient_steps = GradientSteps(clock, 1.0, 0, 10**18)
     clock.advance(3)
     for number in gradient_steps.due():
         assert number == 1
         break  # what learning stopped at
     clock.advance(1)
-    other = GradientSteps(clock, 1.0, 0)
+    other = GradientSteps(clock, 1.0, 0, 10**18)
     other.load_state_dict(json.loads(json.dumps(gradient_steps.state_dict())))
     assert list(gradient_steps.due()) == list(other.due()) == [2, 3, 4]

@@ -64,13 +64,19 @@ class DQNConfig(AlgorithmConfig):
     epsilon_initial: float = Field(1.0, ge=0, le=1, description="probability of a random action at first")
     epsilon_final: float = Field(0.05, ge=0, le=1, description="probability of a random action in the end")
     epsilon_fraction: float = Field(
-        0.2, ge=0, le=1, description="share of the run's total_steps in which the probability falls in a straight line"
+        0.2,
+        ge=0,
+        le=1,
+        description="share of the run's total_steps in which the probability falls in a straight line; it is 1 in the "
+        "warm-up",
     )
     normalize_observations: bool = Field(False, description="observations to running mean 0 and deviation 1")
 
     @model_validator(mode="after")
     def _check_estimator(self) -> Self:
         self.estimator.check_replay()
+        if self.epsilon_final > self.epsilon_initial:
+            raise ValueError(f"epsilon_final {self.epsilon_final:g} is above epsilon_initial, and epsilon falls")
         return self
 
     def build(self, setup: Setup) -> DQN:

@@ -35,7 +35,7 @@ class DQN(Learner):
     def __init__(self, config: DQNConfig, setup: Setup) -> None:
         self.config = config
         self.clock = Clock()
-        self.gradient_steps = GradientSteps(self.clock, config.updates_per_step, config.warmup_steps)
+        self.gradient_steps = GradientSteps(self.clock, config.updates_per_step, config.warmup_steps, setup.total_steps)
         self.learning_rate = Schedule(
             self.clock, config.learning_rate, config.learning_rate_schedule, setup.total_steps
         )
@@ -94,6 +94,10 @@ class DQN(Learner):
         self.policy.preprocessor.update(*rollout.columns(rollout.obs))
         shown = {"epsilon": self.epsilon(), "learning_rate": self.optimizer.learning_rate}
         return {**mean_metrics(metrics), **shown}
+
+    def policy_replaced(self) -> None:
+        """The target network starts where the policy does."""
+        self.target.follow(1)
 
     def _gradient_step(self, number: int) -> dict[str, Tensor | float]:
         config, policy = self.config, self.policy

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rlkit_core.builtin.collectors import StepsConfig
 from rlkit_core.builtin.estimators import LambdaConfig
@@ -74,6 +74,15 @@ class PPOConfig(AlgorithmConfig):
         description="initial weights of the heads: orthogonal, the policy's so small that all actions are about "
         "equally likely; or torch's default",
     )
+
+    @model_validator(mode="after")
+    def _check_minibatch(self) -> Self:
+        if self.normalize_advantages and self.minibatch_size == 1:
+            raise ValueError(
+                "minibatch_size 1 leaves nothing to learn from: a single advantage becomes 0; "
+                "take at least 2, or normalize_advantages false"
+            )
+        return self
 
     def build(self, setup: Setup) -> PPO:
         """Build the learner."""

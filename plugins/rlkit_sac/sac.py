@@ -38,7 +38,7 @@ class SAC(Learner):
     def __init__(self, config: SACConfig, setup: Setup) -> None:
         self.config = config
         self.clock = Clock()
-        self.gradient_steps = GradientSteps(self.clock, config.updates_per_step, config.warmup_steps)
+        self.gradient_steps = GradientSteps(self.clock, config.updates_per_step, config.warmup_steps, setup.total_steps)
         self.learning_rate = Schedule(
             self.clock, config.learning_rate, config.learning_rate_schedule, setup.total_steps
         )

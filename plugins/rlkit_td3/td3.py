@@ -37,7 +37,7 @@ class TD3(Learner):
     def __init__(self, config: TD3Config, setup: Setup) -> None:
         self.config = config
         self.clock = Clock()
-        self.gradient_steps = GradientSteps(self.clock, config.updates_per_step, config.warmup_steps)
+        self.gradient_steps = GradientSteps(self.clock, config.updates_per_step, config.warmup_steps, setup.total_steps)
         self.learning_rate = Schedule(
             self.clock, config.learning_rate, config.learning_rate_schedule, setup.total_steps
         )
@@ -67,6 +67,10 @@ class TD3(Learner):
         metrics = [self._gradient_step(number) for number in self.gradient_steps.due()]
         self.policy.preprocessor.update(*rollout.columns(rollout.obs))
         return {**mean_metrics(metrics), "learning_rate": self.policy_optimizer.learning_rate}
+
+    def policy_replaced(self) -> None:
+        """The target actor starts where the policy does."""
+        self.target_actor.follow(1)
 
     def _gradient_step(self, number: int) -> dict[str, Tensor | float]:
         steps = self.replay.sample(self.config.batch_size)  # [1, B]

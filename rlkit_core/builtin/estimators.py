@@ -52,9 +52,16 @@ class DiscountedConfig(EstimatorConfig):
             )
 
     def check_replay(self) -> None:
-        """Refuse normalised targets, whose unit would be that of a draw and not of the values."""
+        """Refuse normalised targets, whose unit would be that of a draw, and windows that no value follows."""
         if self.normalize != "off":
-            raise ValueError(f"estimator normalize {self.normalize} does not go with a replay: take normalize off")
+            raise ValueError(
+                f"estimator normalize {self.normalize} does not go with a replay: take estimator.normalize off"
+            )
+        if not self.bootstrap:
+            raise ValueError(
+                "estimator bootstrap false does not go with a replay: "
+                "what follows a window is known by its value only, take estimator.bootstrap true"
+            )
 
     def build(self) -> ReturnEstimator:
         """Build it."""

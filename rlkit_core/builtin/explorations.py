@@ -11,7 +11,9 @@ from rlkit_core.component import Deviation, ExplorationConfig
 if TYPE_CHECKING:
     from rlkit_core.exploration import Exploration
 
-_STD = "deviation of the noise, bounds being at -1 and 1; where the algorithm learns it, what it starts from"
+_STD = (
+    "deviation of the noise, bounds being at -1 and 1 (sac: before its tanh); where it is learned, what it starts from"
+)
 
 
 class GaussianConfig(ExplorationConfig):

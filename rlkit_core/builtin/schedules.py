@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
+from rlkit_core.errors import UsageError
+
 Shape = Literal["constant", "linear", "step"]
 
 
@@ -64,12 +66,21 @@ class GradientSteps:
         clock: whose steps count.
         per_step: gradient steps per environment step, on average: with 0.25 one is due every fourth step.
         warmup_steps: environment steps at first that do not count.
+        total_steps: environment steps of the whole run.
 
     Attributes:
         number: how many have been taken.
+
+    Raises:
+        UsageError: none would be due in the whole run.
     """
 
-    def __init__(self, clock: Clock, per_step: float, warmup_steps: int) -> None:
+    def __init__(self, clock: Clock, per_step: float, warmup_steps: int, total_steps: int) -> None:
+        if per_step * (total_steps - warmup_steps) < 1:
+            raise UsageError(
+                f"nothing would be learned: no gradient step is due within {total_steps:,} steps\n"
+                f"warmup_steps is {warmup_steps:,}, updates_per_step {per_step:g}: change these, or take more steps"
+            )
         self._clock = clock
         self._per_step = per_step
         self._warmup_steps = warmup_steps

@@ -213,8 +213,26 @@ def test_a_uniform_replay_has_no_weights(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("estimator", [DiscountedConfig(), LambdaConfig(), DiscountedConfig(normalize="running")])
 def test_normalised_targets_are_refused(estimator: DiscountedConfig) -> None:
-    with pytest.raises(ValueError, match=r"normalize running does not go with a replay: take normalize off"):
+    with pytest.raises(ValueError, match=r"normalize running does not go with a replay: take estimator.normalize off"):
         DQNConfig(estimator=estimator)
+
+
+def test_windows_that_no_value_follows_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"bootstrap false does not go with a replay"):
+        DQNConfig(estimator=DiscountedConfig(normalize="off", bootstrap=False))
+
+
+def test_an_epsilon_that_rises_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"epsilon_final 0.5 is above epsilon_initial"):
+        DQNConfig(epsilon_initial=0.2, epsilon_final=0.5)
+
+
+def test_the_target_starts_where_a_policy_from_outside_does() -> None:
+    learner, other = build(seed=0), build(seed=1)
+    learner.policy.load_state_dict(other.policy.state_dict())
+    assert not same(weights(learner.target.network), weights(learner.policy.q_network))
+    learner.policy_replaced()
+    assert same(weights(learner.target.network), weights(learner.policy.q_network))
 
 
 # The networks
@@ -260,7 +278,7 @@ def test_the_target_follows(every: int, tau: float) -> None:
 
 
 def test_epsilon_is_1_in_the_warm_up_and_then_falls_by_environment_steps() -> None:
-    settings = {"epsilon_initial": 0.9, "epsilon_final": 0.1, "epsilon_fraction": 0.5, "updates_per_step": 1e-9}
+    settings = {"epsilon_initial": 0.9, "epsilon_final": 0.1, "epsilon_fraction": 0.5, "updates_per_step": 1 / 900}
     learner = build(warmup_steps=100, **settings)
     assert learner.epsilon() == 1
     steps = 0
@@ -309,7 +327,7 @@ def test_rows_explore_independently() -> None:
 
 
 def test_without_a_generator_it_is_greedy_also_in_the_warm_up() -> None:
-    learner = build(warmup_steps=1000)
+    learner = build(warmup_steps=900)
     obs = random_obs(200, 3)
     best = learner.policy.q_network(obs).argmax(1) - 2
     assert learner.epsilon() == 1

@@ -321,15 +321,21 @@ def test_equal_advantages_are_0(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(not batch["advantages"].any() for batch in seen)
 
 
+def test_minibatches_whose_advantages_would_all_be_0_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"minibatch_size 1 leaves nothing to learn from"):
+        PPOConfig(minibatch_size=1)
+
+
 @pytest.mark.parametrize("normalize_advantages", [True, False])
 @EVERY_ACTION_SPACE
 def test_minibatches_of_one_row_are_finite(action_space: str, normalize_advantages: bool) -> None:
     for T, N in ((1, 1), (3, 1)):
-        learner = build(action_space, minibatch_size=1, normalize_advantages=normalize_advantages)
+        minibatch_size = 2 if normalize_advantages else 1
+        learner = build(action_space, minibatch_size=minibatch_size, normalize_advantages=normalize_advantages)
         metrics = learner.update(make_rollout(learner, T, N))
         assert all(math.isfinite(float(number)) for number in metrics.values())
         assert all(tensor.isfinite().all() for tensor in weights(learner.policy).values())
-        assert metrics["gradient_steps"] == 3 * T * N
+        assert metrics["gradient_steps"] == 3 * max(1, round(T * N / minibatch_size))
 
 
 @EVERY_ACTION_SPACE

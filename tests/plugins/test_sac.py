@@ -373,7 +373,7 @@ def test_the_target_entropy_is_minus_the_numbers_in_an_action() -> None:
 
 
 def test_normalised_targets_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"normalize running does not go with a replay: take normalize off"):
+    with pytest.raises(ValueError, match=r"normalize running does not go with a replay: take estimator.normalize off"):
         SACConfig(estimator=DiscountedConfig())
 
 

@@ -214,8 +214,16 @@ def test_target_actions_are_within_the_bounds(shift: float, monkeypatch: pytest.
     assert (actions.abs() < 1).any()
 
 
+def test_the_target_starts_where_a_policy_from_outside_does() -> None:
+    learner, other = build(seed=0), build(seed=1)
+    learner.policy.load_state_dict(other.policy.state_dict())
+    assert not same(weights(learner.target_actor.network), weights(learner.policy.actor))
+    learner.policy_replaced()
+    assert same(weights(learner.target_actor.network), weights(learner.policy.actor))
+
+
 def test_normalised_targets_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"normalize running does not go with a replay: take normalize off"):
+    with pytest.raises(ValueError, match=r"normalize running does not go with a replay: take estimator.normalize off"):
         TD3Config(estimator=DiscountedConfig())
 
 
