@@ -496,7 +496,10 @@ def test_a_strangers_parts_get_their_options(rlkit, printed, refused, tmp_path, 
         (["run", "a2c", "CartPole-v1"], ["unexpected: CartPole-v1", "usage: rlkit run a2c --env ID [OPTIONS]"]),
         (
             [*CARTPOLE, "--preset", "notbook"],
-            ["a2c has no preset notbook; did you mean notebook?", "it has: notebook, acrobot, pendulum"],
+            [
+                "a2c has no preset notbook; did you mean notebook?",
+                "it has: notebook, acrobot, pendulum, mountaincar, mountaincar-continuous, lunarlander",
+            ],
         ),
         ([*CARTPOLE, "--config", "no.toml"], ["cannot read no.toml: No such file or directory"]),
         ([*CARTPOLE, "--device", "tpu"], ["--device: should be 'cpu', 'cuda' or 'auto', not 'tpu'"]),

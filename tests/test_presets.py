@@ -152,3 +152,14 @@ def test_our_own_presets_fit() -> None:
             config, chosen = configure([{"algorithm": algorithm, "env": "CartPole-v1"}], registry, name)
             assert chosen == name
             assert RunConfig.parse(config.dump(), registry=registry) == config
+
+
+def test_complete_settings_leave_a_preset_nothing_to_set() -> None:
+    """Those of an earlier run, say: no preset is named that is not in them."""
+    registry = Registry()
+    layer = {"algorithm": "sac", "env": "Pendulum-v1", "tracker": "none"}
+    for preset, name in (("none", None), (None, "pendulum")):
+        config, chosen = configure([layer], registry, preset)
+        assert chosen == name
+        again, chosen = configure([config.dump()], registry, None)
+        assert (again, chosen) == (config, None)

@@ -129,8 +129,7 @@ class AlgorithmCommand(click.Command):
         if own["print_config"] is not None:
             from rlkit_core.cli.toml import as_json, as_toml
 
-            with_preset = f"# with preset {preset}\n" if preset else ""
-            click.echo(as_json(config) if own["print_config"] == "json" else with_preset + as_toml(config))
+            click.echo(as_json(config) if own["print_config"] == "json" else as_toml(config))
             return 0
         # Modules in the working folder count only where they are named here: a file must not make code run.
         named_here = any(setting.path == ("imports",) for setting in given)
