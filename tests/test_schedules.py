@@ -135,9 +135,10 @@ def test_one_gradient_step_every_so_many_steps(every: int, warm_up: int, steps: 
 
 @pytest.mark.parametrize(("rate", "warm_up"), [(1.0, 1_000), (1.0, 5_000), (0.001, 1), (1e-9, 0)])
 def test_a_run_without_a_gradient_step_is_refused(rate: float, warm_up: int) -> None:
+    gradient_steps = GradientSteps(Clock(), rate, warm_up, 1_000)  # as a stored policy is built
     with pytest.raises(UsageError, match=r"no gradient step is due within 1,000 steps"):
-        GradientSteps(Clock(), rate, warm_up, 1_000)
-    GradientSteps(Clock(), rate, warm_up, warm_up + int(1 / rate) + 1)
+        list(gradient_steps.due())
+    assert list(GradientSteps(Clock(), rate, warm_up, warm_up + int(1 / rate) + 1).due()) == []
 
 
 def test_gradient_steps_that_were_not_taken_stay_due() -> None:

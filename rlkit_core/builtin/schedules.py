@@ -70,24 +70,28 @@ class GradientSteps:
 
     Attributes:
         number: how many have been taken.
-
-    Raises:
-        UsageError: none would be due in the whole run.
     """
 
     def __init__(self, clock: Clock, per_step: float, warmup_steps: int, total_steps: int) -> None:
-        if per_step * (total_steps - warmup_steps) < 1:
-            raise UsageError(
-                f"nothing would be learned: no gradient step is due within {total_steps:,} steps\n"
-                f"warmup_steps is {warmup_steps:,}, updates_per_step {per_step:g}: change these, or take more steps"
-            )
         self._clock = clock
         self._per_step = per_step
         self._warmup_steps = warmup_steps
+        self._total_steps = total_steps
         self.number = 0
 
     def due(self) -> Iterator[int]:
-        """The numbers, from 1, of those that are due; each counts as taken once the iterator has given it."""
+        """The numbers, from 1, of those that are due; each counts as taken once the iterator has given it.
+
+        Raises:
+            UsageError: none would be due in the whole run.
+        """
+        # Asked where it learns and not where it is built: a stored policy is built for no run.
+        if self._per_step * (self._total_steps - self._warmup_steps) < 1:
+            raise UsageError(
+                f"nothing would be learned: no gradient step is due within {self._total_steps:,} steps\n"
+                f"warmup_steps is {self._warmup_steps:,}, updates_per_step {self._per_step:g}: "
+                "change these, or take more steps"
+            )
         while self.number < int(self._per_step * max(0, self._clock.steps - self._warmup_steps)):
             self.number += 1
             yield self.number
