@@ -77,7 +77,7 @@ ROWS = [
     Row("ppo", PENDULUM, 100_000, -180, 5),
     Row("ppo", MOUNTAINCAR_C, 100_000, 88, 3),
     Row("ppo", LANDER, 500_000, 200, 3),
-    Row("ppo", CHEETAH, 200_000, None, 3),
+    Row("ppo", CHEETAH, 300_000, None, 1),
     Row("dqn", CARTPOLE, 50_000, 500, 10),
     Row("dqn", ACROBOT, 70_000, -85, 5),
     Row("dqn", MOUNTAINCAR, 120_000, -110, 5),
@@ -85,7 +85,7 @@ ROWS = [
     Row("sac", PENDULUM, 10_000, -160, 5),
     Row("sac", MOUNTAINCAR_C, 50_000, 90, 3),
     Row("sac", LANDER_C, 40_000, 200, 3),
-    Row("sac", CHEETAH, 10_000, None, 3),
+    Row("sac", CHEETAH, 20_000, None, 1),
     Row("td3", PENDULUM, 20_000, -160, 5),
     Row("td3", MOUNTAINCAR_C, 50_000, 90, 3),
 ]
