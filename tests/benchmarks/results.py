@@ -74,7 +74,7 @@ ROWS = [
     Row("ppo", CARTPOLE, 100_000, 500, 10),
     Row("ppo", ACROBOT, 500_000, -85, 5),
     Row("ppo", MOUNTAINCAR, 1_000_000, -115, 5),
-    Row("ppo", PENDULUM, 100_000, -180, 5),
+    Row("ppo", PENDULUM, 98_000, -180, 5),
     Row("ppo", MOUNTAINCAR_C, 100_000, 88, 3),
     Row("ppo", LANDER, 500_000, 200, 3),
     Row("ppo", CHEETAH, 300_000, None, 1),
