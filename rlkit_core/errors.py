@@ -50,6 +50,9 @@ class Diverged(RlkitError):
 
     exit_code = 5
 
+    def __str__(self) -> str:
+        return f"{super().__str__()}\ntry a lower learning rate"
+
 
 class StorageError(RlkitError):
     """A file that cannot be written or read, or whose content is damaged."""

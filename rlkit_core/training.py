@@ -388,7 +388,7 @@ class _Training:
         for name, weight in self.learner.policy.state_dict().items():
             if weight.is_floating_point() and not torch.isfinite(weight).all():
                 raise Diverged(
-                    f"{name} of the policy is not finite; no {which} policy is stored\ntry a lower learning rate"
+                    f"{name} of the policy is not finite; no {which} policy is stored"
                 )
         save_policy(
             self.folder.policy_path(which),
@@ -468,7 +468,7 @@ class _Recorder:
         numbers = {name: float(value) for name, value in metrics.items()}
         for name, number in numbers.items():
             if not math.isfinite(number):
-                raise Diverged(f"{name} is {number}\ntry a lower learning rate")
+                raise Diverged(f"{name} is {number}")
             self._sums[name] = self._sums.get(name, 0.0) + number
             self._counts[name] = self._counts.get(name, 0) + 1
         self.updates += 1
