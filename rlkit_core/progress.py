@@ -60,9 +60,11 @@ class Progress:
         pass
 
     def _left(self, step: int) -> str:
-        """Time left to the budget, such as `1:05`."""
-        seconds = max(0, self._total - step) / self._speed if self._speed > 0 else 0.0
-        return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+        """Time left to the budget, such as `at most 1:05 left`; nothing where an update has gone past it."""
+        if step >= self._total:
+            return ""
+        seconds = (self._total - step) / self._speed if self._speed > 0 else 0.0
+        return f"at most {int(seconds) // 60}:{int(seconds) % 60:02d} left"
 
 
 class PlainProgress(Progress):
@@ -80,7 +82,7 @@ class PlainProgress(Progress):
     def _display(self, step: int, metrics: Mapping[str, float]) -> None:
         parts = [f"{step:,} of {self._total:,} steps", f"{self._speed:,.0f} steps/s"]
         parts += [f"{label} {metrics[name]:.4g}" for name, label in SHOWN.items() if name in metrics]
-        self.line(f"  {' | '.join(parts)} | at most {self._left(step)} left")
+        self.line("  " + " | ".join(filter(None, [*parts, self._left(step)])))
 
 
 class RichProgress(Progress):
@@ -123,8 +125,8 @@ class RichProgress(Progress):
         table.add_row(ProgressBar(self._total, min(step, self._total), width=30), steps, f"{self._speed:,.0f} steps/s")
         table.add_row(*(f"{label} {metrics[name]:.4g}" for name, label in SHOWN.items() if name in metrics))
         elapsed = time.perf_counter() - self._started
-        left = f", at most {self._left(step)} left" if step < self._total else ""
-        table.add_row(f"{int(elapsed) // 60}:{int(elapsed) % 60:02d} elapsed{left}")
+        times = [f"{int(elapsed) // 60}:{int(elapsed) % 60:02d} elapsed", self._left(step)]
+        table.add_row(", ".join(filter(None, times)))
         self._live.update(table, refresh=True)
 
 

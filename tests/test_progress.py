@@ -57,12 +57,15 @@ def test_plain_lines(clock: Clock) -> None:
     clock.now += 10
     display.show(4500, {})
     display.line("said")
+    clock.now += 5
+    display.show(10_500, {})  # an update may go past the budget
     display.finish(10_000, METRICS)
     display.close()
     assert out.getvalue().splitlines() == [
         "  2,500 of 10,000 steps | 500 steps/s | training return 12.35 | value loss 0.5 | at most 0:15 left",
         "  4,500 of 10,000 steps | 200 steps/s | at most 0:27 left",
         "said",
+        "  10,500 of 10,000 steps | 1,200 steps/s",
     ]
 
 
