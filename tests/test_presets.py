@@ -163,3 +163,4 @@ def test_complete_settings_leave_a_preset_nothing_to_set() -> None:
         assert chosen == name
         again, chosen = configure([config.dump()], registry, None)
         assert (again, chosen) == (config, None)
+    assert configure([config.dump()], registry, "pendulum") == (config, "pendulum")  # asked for is asked for

@@ -549,7 +549,7 @@ def test_best_and_last_policy(go: Go) -> None:
     for which in ("best", "last"):
         assert load_policy(result.run_dir, which=which).act(obs).action.shape == (3,)
     # A run too short for a regular evaluation has no best policy, and says so.
-    with pytest.raises(UsageError, match="no best policy"):
+    with pytest.raises(UsageError, match=r"no best policy: it is written at the first evaluation\n.*--which last$"):
         load_policy(go().run_dir, which="best")
 
 
@@ -566,6 +566,22 @@ def test_starts_from_another_run(go: Go) -> None:
             go(other, init_from=source.run_dir)
     with pytest.raises(UsageError, match="does not exist"):
         go(init_from=source.run_dir / "nowhere")
+
+
+def test_a_learner_is_told_of_a_policy_from_another_run(go: Go, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it is there, and before it is learned from."""
+    seen: list[dict[str, Any]] = []
+
+    def hear(learner: A2C) -> None:
+        seen.append({name: weight.clone() for name, weight in learner.policy.state_dict().items()})
+
+    monkeypatch.setattr(A2C, "policy_replaced", hear)
+    source = go()
+    assert seen == []
+    go(init_from=source.run_dir, seed=5)
+    [heard] = seen
+    stored = load_policy(source.run_dir).state_dict()
+    assert all(torch.equal(heard[name], stored[name]) for name in stored)
 
 
 def test_statistics_of_observations_are_taken_over_and_go_on(go: Go) -> None:
