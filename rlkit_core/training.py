@@ -387,9 +387,7 @@ class _Training:
 
         for name, weight in self.learner.policy.state_dict().items():
             if weight.is_floating_point() and not torch.isfinite(weight).all():
-                raise Diverged(
-                    f"{name} of the policy is not finite; no {which} policy is stored"
-                )
+                raise Diverged(f"{name} of the policy is not finite; no {which} policy is stored")
         save_policy(
             self.folder.policy_path(which),
             self.learner.policy,
