@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from plugin_cases import acted_rollout
 
 from rlkit_a2c.a2c import A2C
 from rlkit_a2c.config import A2CConfig
@@ -28,26 +29,7 @@ def build(action_space: str = "Discrete", **settings: Any) -> A2C:
 
 
 def make_rollout(learner: A2C, T: int = 6, N: int = 4, seed: int = 0, dummy_rows: bool = False) -> Rollout:
-    """A rollout of random numbers, with actions of the learner's own policy."""
-    generator = torch.Generator().manual_seed(seed)
-    all_obs = torch.randn(T + 1, N, 3, generator=generator) * 3 + 1
-    acts = [learner.policy.act(all_obs[t], generator=generator) for t in range(T)]
-    ended = torch.rand(T, N, generator=generator) < 0.2
-    kind = torch.rand(T, N, generator=generator) < 0.5
-    valid = torch.ones(T, N, dtype=torch.bool)
-    if dummy_rows:
-        valid[2, 0] = valid[4, 3] = False
-        ended[1, 0] = ended[3, 3] = True
-        ended[~valid] = False
-    return Rollout(
-        all_obs=all_obs,
-        actions=torch.stack([act.action for act in acts]),
-        rewards=torch.randn(T, N, generator=generator),
-        terminated=ended & kind,
-        truncated=ended & ~kind,
-        valid=valid,
-        extras={name: torch.stack([act.extras[name] for act in acts]) for name in acts[0].extras},
-    )
+    return acted_rollout(learner.policy, T, N, seed, dummy_rows)
 
 
 def losses_of(learner: A2C, rollout: Rollout) -> dict[str, torch.Tensor]:
