@@ -9,6 +9,7 @@ import reprlib
 import tomllib
 from collections.abc import Iterable, Mapping
 from difflib import SequenceMatcher, get_close_matches
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -397,6 +398,9 @@ def _read_yaml(text: str) -> Any:
                 raise ValueError("it has aliases (*name); write the values out")
             return super().compose_node(parent, index)
 
+    # PyYAML's time grows with the square of the brackets that are open: a thousand of them take a second.
+    if max(accumulate((sign in "[{") - (sign in "]}") for sign in text), default=0) > 50:
+        raise RecursionError
     Loader.yaml_implicit_resolvers = {}
     for tag, form in _YAML_WORDS.items():
         Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{form})$"), None)

@@ -50,9 +50,6 @@ class Diverged(RlkitError):
 
     exit_code = 5
 
-    def __str__(self) -> str:
-        return f"{super().__str__()}\ntry a lower learning rate"
-
 
 class StorageError(RlkitError):
     """A file that cannot be written or read, or whose content is damaged."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from rlkit_core.errors import RlkitError, UsageError
+from rlkit_core.errors import Diverged, RlkitError, UsageError
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -185,7 +185,8 @@ def _report(error: Exception, debug: bool) -> int:
     if isinstance(error, click.ClickException):
         error = _usage_error(error)
     if isinstance(error, RlkitError):
-        show_error(str(error))
+        # Whatever is no longer finite, returns, a gradient or a policy: the user can do the same about it.
+        show_error(f"{error}\ntry a lower learning rate" if isinstance(error, Diverged) else str(error))
         return error.exit_code
     place = _place(error)
     lines = [f"{type(error).__name__}: {' '.join(str(error).split())}{place}", "this is a bug, of rlkit or of a plugin"]
