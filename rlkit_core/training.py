@@ -54,6 +54,7 @@ class Result:
         evaluation_episodes: its number of episodes.
         signal: number of the signal that interrupted it, or None.
         warning: what went wrong in tracking, or None.
+        profile: seconds of training by what they were spent on (`rlkit_core.profiling.SECTIONS`), where that was asked.
     """
 
     run_dir: Path
@@ -66,6 +67,7 @@ class Result:
     evaluation_episodes: int = 0
     signal: int | None = None
     warning: str | None = None
+    profile: dict[str, float] | None = None
 
 
 def train(
@@ -76,6 +78,7 @@ def train(
     preset: str | None = None,
     init_from: str | Path | None = None,
     progress: Mode = "auto",
+    profile: bool = False,
     **settings: Any,
 ) -> Result:
     """Train, as `rlkit run` does, and leave a run folder.
@@ -88,6 +91,7 @@ def train(
             algorithm is given by name; an instance of its config is taken as it is.
         init_from: run whose last policy the new one starts from.
         progress: `auto`, `rich`, `plain` or `none`.
+        profile: measure what the time is spent on; the result has it.
         settings: of the run, for example `env="CartPole-v1", total_steps=50_000, seed=3, tracker="none"`.
 
     One run at a time in a process: it sets torch's threads and the global generators, and gives them back.
@@ -110,7 +114,15 @@ def train(
         layer = {"algorithm": algorithm}
     import_modules(settings.get("imports") or layer.get("imports") or (), from_here=True)
     config, preset = configure([layer, settings], registry, preset)
-    return run(config, registry, preset=preset, run_dir=run_dir, init_from=init_from, progress_mode=progress)
+    return run(
+        config,
+        registry,
+        preset=preset,
+        run_dir=run_dir,
+        init_from=init_from,
+        progress_mode=progress,
+        profile=profile,
+    )
 
 
 def run(
@@ -121,6 +133,7 @@ def run(
     run_dir: str | Path | None = None,
     init_from: str | Path | None = None,
     progress_mode: Mode = "auto",
+    profile: bool = False,
 ) -> Result:
     """Do a run with complete settings; see `train`."""
     env = config.env.resolve(config.algorithm.collector.num_envs)
@@ -143,7 +156,7 @@ def run(
         result = Result(folder.path)
         try:
             with _own_world(config):
-                _Training(config, folder, display, result, threshold, hooks, source, registry).run()
+                _Training(config, folder, display, result, threshold, hooks, source, registry).run(profile)
             folder.write_status(result.state, result=_plain(result))
         except BaseException as error:
             _record_failure(folder, error)
@@ -278,8 +291,12 @@ class _Training:
         self.best = -math.inf
         self.final: Evaluation | None = None
 
-    def run(self) -> None:
-        """The loop."""
+    def run(self, profile: bool = False) -> None:
+        """The loop, watched if wanted."""
+        with self._profile() if profile else contextlib.nullcontext():
+            self._loop()
+
+    def _loop(self) -> None:
         config, result, collector, learner = self.config, self.result, self.collector, self.learner
         next_log, next_evaluation = config.resolved_log_every, config.resolved_eval_every
         started = time.perf_counter()
@@ -312,6 +329,24 @@ class _Training:
                     self.display.show(result.steps, self.recorder.latest)
             result.signal = signals.received
             self._finish(signals, started)
+
+    @contextlib.contextmanager
+    def _profile(self) -> Iterator[None]:
+        from rlkit_core.profiling import Profile
+
+        with contextlib.closing(Profile()) as profile:
+            profile.watch_parts(self.collector, self.learner)
+            for owner, method in (
+                *((self.recorder, name) for name in ("add", "take")),
+                (self, "_episodes"),
+                (self.journal, "append"),
+                (self.display, "show"),
+            ):
+                profile.watch(owner, method, "recording")
+            for method in ("_evaluate", "_finish"):
+                profile.leave_out(self, method)
+            yield
+            self.result.profile = profile.seconds
 
     def _episodes(self, rollout: Rollout) -> None:
         """What the original notebook does after each episode: its running return, its log line, its stopping rule."""

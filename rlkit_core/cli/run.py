@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,6 +144,7 @@ class AlgorithmCommand(click.Command):
             run_dir=own["run_dir"],
             init_from=own["init_from"],
             progress_mode=own["progress"],
+            profile=own["profile"],
         )
         _report(config, result)
         return 0 if result.signal is None else 128 + result.signal
@@ -228,6 +229,7 @@ def _own_options(plan: Plan) -> list[click.Parameter]:
             help="what is shown meanwhile: rich: a live display; plain: a line every few seconds; "
             "auto: rich on a terminal, else plain [auto, rich, plain, none; default auto]",
         ),
+        click.Option(["--profile"], is_flag=True, help="print at the end what the time of training was spent on"),
         *common_options(),
     ]
 
@@ -257,8 +259,20 @@ def _report(config: RunConfig, result: Result) -> None:
     click.echo(_outcome(config, result))
     for label, text in rows:
         click.echo(f"{label:<11} {text}")
+    if result.profile is not None:
+        click.echo("\n".join(_shares(result.profile)))
     if result.warning is not None:
         click.echo("warning: " + result.warning.replace("\n", "\n         "), err=True)
+
+
+def _shares(seconds: Mapping[str, float]) -> Iterator[str]:
+    """A table of what the time of training was spent on."""
+    from rlkit_core.profiling import SECTIONS
+
+    total = sum(seconds.values())
+    yield f"{total:.2f} s of training, without evaluations:"
+    for section, spent in seconds.items():
+        yield f"  {section:<12} {100 * spent / (total or 1):5.1f} %  {SECTIONS.get(section, '')}"
 
 
 def _outcome(config: RunConfig, result: Result) -> str:

@@ -24,7 +24,7 @@ LAYERS = [
     {"seeding", "rollout", "component", "hookspecs"},
     {"exploration", "policy", "returns", "network", "environment", "config", "progress", "run_folder"},
     {"collector", "learner", "registry"},
-    {"presets", "provenance", "tracking", "checkpoint"},
+    {"presets", "provenance", "tracking", "checkpoint", "profiling"},
     {"evaluation"},
     {"training"},
     {"testing"},
