@@ -106,15 +106,15 @@ def play_episodes(policy: Policy, environments: Environments, num_episodes: int,
         state: Tree = None
         while counted.any():
             _refuse_non_finite(environments, obs, np.arange(N), "obs")
-            tensors = tree_map(torch.from_numpy, obs)
+            seen = obs if policy.takes_arrays else tree_map(torch.from_numpy, obs)
             if isinstance(policy, StatefulPolicy):
                 if starts.any():
                     initial = policy.initial_state(N)
                     state = initial if state is None else tree_where(torch.from_numpy(starts), initial, state)
-                act = policy.act(tensors, state, torch.from_numpy(starts))
+                act = policy.act(seen, state, torch.from_numpy(starts))
                 state = act.state
             else:
-                act = policy.act(tensors)
+                act = policy.act(seen)
             step = environments.step(tree_map(lambda leaf: leaf.cpu().numpy(), act.action))
             obs, starts = step.obs, step.starts
             _refuse_non_finite(environments, step.rewards, np.arange(N), "reward")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rlkit_core.rollout import Tree
+from rlkit_core.rollout import Tree, tree_map
 
 
 class Network(nn.Module):
@@ -21,6 +24,15 @@ class Network(nn.Module):
     @abstractmethod
     def forward(self, obs: Tree) -> Tensor:
         """Features `[B, num_features]` of observations `[B, ...]`, differentiable in the weights."""
+
+    def on_arrays(self, obs: Tree) -> NDArray[np.float32]:
+        """The same on numpy arrays, without gradient: policies act by it where there are few observations.
+
+        To be overridden by networks to which numpy does the same in less time.
+        """
+        with torch.no_grad():
+            features: NDArray[np.float32] = self(tree_map(torch.from_numpy, obs)).numpy()
+        return features
 
 
 class ParallelNetworks(nn.Module):
@@ -39,3 +51,9 @@ class ParallelNetworks(nn.Module):
     @abstractmethod
     def one(self, index: int, obs: Tree) -> Tensor:
         """Features `[B, num_features]` of one of the networks."""
+
+    def one_on_arrays(self, index: int, obs: Tree) -> NDArray[np.float32]:
+        """`one` on numpy arrays, without gradient; see `Network.on_arrays`."""
+        with torch.no_grad():
+            features: NDArray[np.float32] = self.one(index, tree_map(torch.from_numpy, obs)).numpy()
+        return features

@@ -31,14 +31,20 @@ class Policy(nn.Module):
 
     Encoding (one-hot, flattening, image scaling) and observation normalisation are the policy's own business, so that
     a stored policy takes raw observations also a year later.
+
+    Attributes:
+        takes_arrays: whether `act` also takes numpy arrays. Collectors then hand on what the environment gave, else
+            tensors of it.
     """
+
+    takes_arrays: bool = False
 
     @abstractmethod
     def act(self, obs: Tree, *, generator: torch.Generator | None = None) -> Act:
         """Choose actions.
 
         Args:
-            obs: `[N, ...]`, the environment's own batched observation (tensors or numpy arrays).
+            obs: `[N, ...]`, the environment's own batched observation: tensors, or numpy arrays; not to be changed.
             generator: source of randomness to sample with. Without one the answer is the mode of the distribution:
                 the most probable action, or the mean clipped to the bounds.
         """

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, linear
 
 from rlkit_core.builtin.cnn import CNN
-from rlkit_core.builtin.mlp import MLP, ParallelMLP, tanh
+from rlkit_core.builtin.dense import tanh
+from rlkit_core.builtin.mlp import MLP, ParallelMLP
 from rlkit_core.builtin.networks import CNNConfig, MLPConfig
 from rlkit_core.builtin.parallel import NetworkList, build_parallel
 from rlkit_core.component import NetworkConfig

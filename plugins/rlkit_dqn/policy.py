@@ -11,7 +11,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from rlkit_core.builtin.encoding import Preprocessor
+from rlkit_core.builtin.encoding import Preprocessor, features_for_acting
 from rlkit_core.component import NetworkConfig
 from rlkit_core.errors import UsageError
 from rlkit_core.policy import Act, Policy
@@ -38,7 +38,10 @@ class QNetwork(nn.Module):
 
     def forward(self, obs: Tree) -> Tensor:
         """Values `[B, num_actions]` of observations `[B, ...]`."""
-        features = self.network(obs)
+        return self.values(self.network(obs))
+
+    def values(self, features: Tensor) -> Tensor:
+        """Values `[B, num_actions]` of features `[B, F]`."""
         values = linear(features, self.head.weight, self.head.bias)
         if self.value_head is not None:
             values = values - values.mean(1, keepdim=True) + self.value_head(features)
@@ -60,6 +63,8 @@ class EpsilonGreedy(Policy):
     Raises:
         UsageError: a space is not supported.
     """
+
+    takes_arrays = True
 
     def __init__(
         self,
@@ -84,7 +89,8 @@ class EpsilonGreedy(Policy):
     @torch.no_grad()
     def act(self, obs: Tree, *, generator: torch.Generator | None = None) -> Act:
         """The action of highest value; with a generator, a random one with probability epsilon."""
-        actions = self.q_network(self.preprocessor(obs)).argmax(1)
+        features = features_for_acting(self.q_network.network, self.preprocessor, obs)
+        actions = self.q_network.values(features).argmax(1)
         if generator is not None:
             drawn = torch.rand(2, len(actions), generator=generator, device=actions.device)
             # Both numbers are drawn always, so that the stream does not depend on what was explored.

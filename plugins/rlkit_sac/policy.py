@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, softplus
 
 from rlkit_core.builtin.action_bounds import bounds_for
-from rlkit_core.builtin.encoding import Preprocessor
+from rlkit_core.builtin.encoding import Preprocessor, features_for_acting
 from rlkit_core.component import ExplorationConfig, NetworkConfig
 from rlkit_core.policy import Act, StatefulPolicy
 from rlkit_core.rollout import Tree
@@ -33,6 +33,8 @@ class SquashedGaussian(StatefulPolicy):
     Raises:
         UsageError: a space is not supported.
     """
+
+    takes_arrays = True
 
     def __init__(
         self,
@@ -64,7 +66,7 @@ class SquashedGaussian(StatefulPolicy):
         self, obs: Tree, state: Tree, starts: Tensor, *, generator: torch.Generator | None = None
     ) -> Act:
         """Sample with the generator; without one, the squashed mean."""
-        features = self.network(self.preprocessor(obs))
+        features = features_for_acting(self.network, self.preprocessor, obs)
         raw = linear(features, self.mean_head.weight, self.mean_head.bias)
         if generator is not None:
             # In the warm-up too, because noise that has a memory begins where an episode starts.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from rlkit_core.builtin.action_bounds import bounds_for
-from rlkit_core.builtin.encoding import Preprocessor
+from rlkit_core.builtin.encoding import Preprocessor, features_for_acting
 from rlkit_core.component import ExplorationConfig, NetworkConfig
 from rlkit_core.policy import Act, StatefulPolicy
 from rlkit_core.rollout import Tree
@@ -56,6 +56,8 @@ class DeterministicPolicy(StatefulPolicy):
         UsageError: a space is not supported.
     """
 
+    takes_arrays = True
+
     def __init__(
         self,
         observation_space: gymnasium.Space[Any],
@@ -85,7 +87,7 @@ class DeterministicPolicy(StatefulPolicy):
         self, obs: Tree, state: Tree, starts: Tensor, *, generator: torch.Generator | None = None
     ) -> Act:
         """The action; with a generator, noise is added and what then lies outside the bounds is clipped."""
-        features = self.actor.network(self.preprocessor(obs))
+        features = features_for_acting(self.actor.network, self.preprocessor, obs)
         unit = self.actor.actions(features)
         if generator is not None:
             # In the warm-up too, because noise that has a memory begins where an episode starts.

@@ -8,8 +8,8 @@ import gymnasium
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
+from rlkit_core.builtin.dense import linear
 from rlkit_core.builtin.distributions import DiagonalGaussian, distribution_for
 from rlkit_core.builtin.encoding import Preprocessor
 from rlkit_core.builtin.mlp import orthogonal
@@ -39,6 +39,8 @@ class ActorCritic(Policy):
     Raises:
         UsageError: a space is not supported.
     """
+
+    takes_arrays = True
 
     def __init__(
         self,
@@ -75,6 +77,12 @@ class ActorCritic(Policy):
         """Features `[B, F]` below one of the heads, of preprocessed observations."""
         return self.trunk(obs) if self.trunk is not None else self.trunks.one(which, obs)  # type: ignore[union-attr]
 
+    def _acting_features(self, obs: Tree, on_arrays: bool) -> Any:
+        """The policy's, as tensor or array."""
+        if not on_arrays:
+            return self._features(_POLICY, obs)
+        return self.trunk.on_arrays(obs) if self.trunk is not None else self.trunks.one_on_arrays(_POLICY, obs)  # type: ignore[union-attr]
+
     def act(self, obs: Tree, *, generator: torch.Generator | None = None) -> Act:
         """Sample with the generator, or take the mode without one.
 
@@ -86,14 +94,16 @@ class ActorCritic(Policy):
     def _act(self, obs: Tree, state: Tree, starts: Tensor, generator: torch.Generator | None) -> Act:
         distribution = self.distribution
         with torch.no_grad():
-            features = self._features(_POLICY, self.preprocessor(obs))
+            features = self._acting_features(*self.preprocessor.for_acting(obs))
             raw = linear(features, self.policy_head.weight, self.policy_head.bias)
+            if not distribution.takes_arrays:
+                features, raw = torch.as_tensor(features), torch.as_tensor(raw)
             if self.exploration is None:
                 raw = distribution.mode(raw) if generator is None else distribution.sample(raw, generator)
             elif generator is not None:
                 noise, state = self.exploration.noise(features, state, starts, generator)
                 raw = raw + noise
-            action = distribution.to_space(raw)
+            action = torch.as_tensor(distribution.to_space(raw))
         return Act(action, {} if distribution.lossless else {"raw_action": raw}, state)
 
     def taken_actions(self, rollout: Rollout) -> Tensor:

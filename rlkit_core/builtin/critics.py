@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
+from rlkit_core.builtin.dense import linear
 from rlkit_core.builtin.parallel import build_parallel
 from rlkit_core.component import NetworkConfig
 from rlkit_core.rollout import Tree

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, nll_loss
 
 from rlkit_core.builtin.action_bounds import ActionBounds, is_float_box
+from rlkit_core.builtin.dense import Array, Numbers
 from rlkit_core.errors import UsageError
 
 
@@ -29,10 +30,12 @@ class ActionDistribution(nn.Module, ABC):
     Attributes:
         num_params: numbers per action that the network gives, `params` `[B, num_params]` below.
         lossless: whether `from_space` can have raw actions back.
+        takes_arrays: whether `sample`, `mode` and `to_space` also take numpy arrays, and then give one.
     """
 
     num_params: int
     lossless = True
+    takes_arrays = False
 
     @abstractmethod
     def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
@@ -77,18 +80,24 @@ def distribution_for(space: gymnasium.Space[Any]) -> ActionDistribution:
 class Categorical(ActionDistribution):
     """One of n choices; `params` are logits."""
 
+    takes_arrays = True
+
     def __init__(self, space: spaces.Discrete) -> None:
         super().__init__()
         self.num_params = int(space.n)
         self._start = int(space.start)
 
-    def sample(self, params: Tensor, generator: torch.Generator) -> Tensor:
+    def sample(self, params: Numbers, generator: torch.Generator) -> Numbers:
         """`[B]` int64, by the Gumbel-max trick (Gumbel 1954): argmax of logits plus Gumbel noise."""
-        return (params - torch.empty_like(params).exponential_(generator=generator).log_()).argmax(-1)
+        if isinstance(params, Tensor):
+            return (params - torch.empty_like(params).exponential_(generator=generator).log_()).argmax(-1)
+        noise = torch.empty(params.shape).exponential_(generator=generator).numpy()
+        best: Array = (params - np.log(noise, out=noise)).argmax(-1)
+        return best
 
-    def mode(self, params: Tensor) -> Tensor:
+    def mode(self, params: Numbers) -> Numbers:
         """`[B]` int64."""
-        return params.argmax(-1)
+        return params.argmax(-1)  # type: ignore[no-any-return]
 
     def log_prob_and_entropy(self, params: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
         """`[B]` each."""
@@ -96,7 +105,7 @@ class Categorical(ActionDistribution):
         # nll_loss only picks; going back through it costs half of what `gather` costs.
         return -nll_loss(log_probs, raw, reduction="none"), -(log_probs.exp() * log_probs).sum(-1)
 
-    def to_space(self, raw: Tensor) -> Tensor:
+    def to_space(self, raw: Numbers) -> Numbers:
         """Counted from the space's start."""
         return raw + self._start if self._start else raw
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from rlkit_core.errors import UsageError
+from rlkit_core.network import Network
 from rlkit_core.rollout import Tree, tree_map
 
 
@@ -61,6 +63,15 @@ def encode(obs: Tree, space: gymnasium.Space[Any]) -> Tensor:
     return torch.cat([encode(obs[key], part) for key, part in _parts(space)], 1)
 
 
+def encode_arrays(obs: Tree, space: gymnasium.Space[Any]) -> NDArray[np.float32]:
+    """The same of numpy arrays, and as an array."""
+    if isinstance(space, spaces.Box):
+        rows = obs.reshape(len(obs), encoded_size(space))
+        return rows / np.float32(255) if rows.dtype == np.uint8 else rows.astype(np.float32, copy=False)  # type: ignore[no-any-return]
+    features: NDArray[np.float32] = encode(obs, space).numpy()
+    return features
+
+
 def _device(obs: Any) -> torch.device:
     return obs.device if isinstance(obs, Tensor) else torch.device("cpu")
 
@@ -98,7 +109,7 @@ class ObservationNormalizer(nn.Module):
             self.register_buffer(f"scale_{i}", torch.ones(part.shape, dtype=precision))
 
     def forward(self, obs: Tree) -> Tree:
-        """Normalised observations, the same tree; float32 where they were floats."""
+        """Normalised observations, the same tree of tensors or arrays; float32 where they were floats."""
         return self._normalize(obs, self._space, itertools.count())
 
     def _normalize(self, obs: Tree, space: gymnasium.Space[Any], numbers: Iterator[int]) -> Tree:
@@ -110,7 +121,12 @@ class ObservationNormalizer(nn.Module):
         if i not in self._boxes:
             return obs
         shift, scale = getattr(self, f"shift_{i}"), getattr(self, f"scale_{i}")
-        return ((torch.as_tensor(obs) - shift) * scale).clamp_(-10.0, 10.0).float()
+        if isinstance(obs, Tensor):
+            return ((obs - shift) * scale).clamp_(-10.0, 10.0).float()
+        normalized = (obs - shift.numpy()) * scale.numpy()
+        np.maximum(normalized, -10.0, out=normalized)
+        np.minimum(normalized, 10.0, out=normalized)
+        return normalized.astype(np.float32, copy=False)
 
     @torch.no_grad()
     def update(self, obs: Tree) -> None:
@@ -136,6 +152,10 @@ class ObservationNormalizer(nn.Module):
         self.count.copy_(total)
 
 
+_FEW = 256
+"""Rows up to which an operation's overhead counts for more than its arithmetic."""
+
+
 class Preprocessor(nn.Module):
     """What happens to observations before a network sees them: they are moved to it and, if wanted, normalised.
 
@@ -151,15 +171,33 @@ class Preprocessor(nn.Module):
         self._device = None if device == "cpu" else torch.device(device)
 
     def forward(self, obs: Tree) -> Tree:
-        """Observations as the network takes them, the same tree."""
-        if self._device is not None:
-            obs = tree_map(lambda leaf: torch.as_tensor(leaf).to(self._device), obs)
+        """Observations as the network takes them: the same tree, of tensors."""
+        obs = tree_map(lambda leaf: torch.as_tensor(leaf, device=self._device), obs)
         return obs if self.normalizer is None else self.normalizer(obs)
+
+    def for_acting(self, obs: Tree) -> tuple[Tree, bool]:
+        """The same without gradient, as arrays if there are few rows; says whether they are for `on_arrays`."""
+        if self._device is not None or len(_first_leaf(obs)) > _FEW:
+            return self(obs), False
+        obs = tree_map(lambda leaf: leaf.numpy() if isinstance(leaf, Tensor) else np.asarray(leaf), obs)
+        return obs if self.normalizer is None else self.normalizer(obs), True
 
     def update(self, obs: Tree) -> None:
         """Take newly collected observations `[B, ...]` into the normalisation: at the end of a learner's update."""
         if self.normalizer is not None:
             self.normalizer.update(obs)
+
+
+def features_for_acting(network: Network, preprocessor: Preprocessor, obs: Tree) -> Tensor:
+    """Features of observations as the environment gave them, without gradient."""
+    obs, on_arrays = preprocessor.for_acting(obs)
+    return torch.from_numpy(network.on_arrays(obs)) if on_arrays else network(obs)
+
+
+def _first_leaf(tree: Tree) -> Any:
+    while not isinstance(tree, (np.ndarray, Tensor)):
+        tree = next(iter(tree.values() if isinstance(tree, Mapping) else tree))
+    return tree
 
 
 def _is_float_box(space: Any) -> bool:

@@ -64,11 +64,12 @@ class EpisodesCollector(Collector):
 
     @torch.no_grad()
     def _run(self, policy: Policy, tracks: list[_Track]) -> None:
+        hand_on = np.asarray if policy.takes_arrays else torch.from_numpy
         active = list(range(len(tracks)))
         starts = torch.ones(len(tracks), dtype=torch.bool)
         state = policy.initial_state(len(tracks)) if isinstance(policy, StatefulPolicy) else None
         while active:
-            obs = tree_map(lambda *rows: torch.from_numpy(np.concatenate(rows)), *(tracks[i].obs[-1] for i in active))
+            obs = tree_map(lambda *rows: hand_on(np.concatenate(rows)), *(tracks[i].obs[-1] for i in active))
             if isinstance(policy, StatefulPolicy):
                 act = policy.act(obs, state, starts, generator=self._generator)
             else:

@@ -9,10 +9,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
-from rlkit_core.builtin.encoding import encode, encoded_size
+from rlkit_core.builtin.dense import linear, linear_of, relu, tanh
+from rlkit_core.builtin.encoding import encode, encode_arrays, encoded_size
 from rlkit_core.network import Network, ParallelNetworks
 from rlkit_core.rollout import Tree
 
@@ -32,8 +33,7 @@ class MLP(Network):
     ) -> None:
         super().__init__()
         self.space = observation_space
-        # In place, because nobody else sees what a layer gives.
-        self.activation = torch.relu_ if activation == "relu" else tanh
+        self.activation = relu if activation == "relu" else tanh
         widths = [encoded_size(observation_space), *hidden]
         self.num_features = widths[-1]
         layers = [nn.Linear(a, b) for a, b in pairwise(widths)]
@@ -48,6 +48,13 @@ class MLP(Network):
     def forward(self, obs: Tree) -> Tensor:
         """Features `[B, num_features]`."""
         x = encode(obs, self.space)
+        for layer in self._layers:
+            x = self.activation(linear(x, layer.weight, layer.bias))
+        return x
+
+    def on_arrays(self, obs: Tree) -> NDArray[np.float32]:
+        """Features `[B, num_features]`."""
+        x = encode_arrays(obs, self.space)
         for layer in self._layers:
             x = self.activation(linear(x, layer.weight, layer.bias))
         return x
@@ -80,7 +87,14 @@ class ParallelMLP(ParallelNetworks):
         """Features `[B, num_features]` of one of the networks."""
         x = encode(obs, self._space)
         for layer in self._layers:
-            x = self._activation(torch.addmm(layer.bias[index], x, layer.weight[index]))
+            x = self._activation(linear_of(index, x, layer.weight, layer.bias))
+        return x
+
+    def one_on_arrays(self, index: int, obs: Tree) -> NDArray[np.float32]:
+        """Features `[B, num_features]` of one of the networks."""
+        x = encode_arrays(obs, self._space)
+        for layer in self._layers:
+            x = self._activation(linear_of(index, x, layer.weight, layer.bias))
         return x
 
 
@@ -94,32 +108,6 @@ class _ParallelLinear(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.stack([layer.weight.detach().T for layer in layers]))
         self.bias = nn.Parameter(torch.stack([layer.bias.detach() for layer in layers]))
-
-
-_LARGE = 8_192
-"""Numbers from which the detour by way of numpy is worth its overhead in a pass with gradient."""
-
-
-def tanh(x: Tensor) -> Tensor:
-    """Hyperbolic tangent, the same to rounding as torch's, whose own takes up to eight times as long on a CPU."""
-    if not x.is_cpu or x.dtype is not torch.float32:
-        return torch.tanh(x)
-    if not (x.requires_grad and torch.is_grad_enabled()):
-        return torch.from_numpy(np.tanh(x.detach().numpy()))
-    return _Tanh.apply(x) if x.numel() >= _LARGE else torch.tanh(x)  # type: ignore[no-untyped-call]
-
-
-class _Tanh(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        y = torch.from_numpy(np.tanh(x.detach().numpy()))
-        ctx.save_for_backward(y)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (y,) = ctx.saved_tensors
-        return torch.ops.aten.tanh_backward(grad, y)  # type: ignore[no-any-return]
 
 
 def orthogonal(layer: nn.Linear | nn.Conv2d, gain: float) -> None:

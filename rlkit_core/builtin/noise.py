@@ -6,8 +6,8 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
+from rlkit_core.builtin.dense import linear
 from rlkit_core.component import Deviation
 from rlkit_core.exploration import Exploration
 from rlkit_core.rollout import Tree, tree_where

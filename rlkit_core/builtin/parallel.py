@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rlkit_core.component import NetworkConfig
@@ -43,3 +45,7 @@ class NetworkList(ParallelNetworks):
     def one(self, index: int, obs: Tree) -> Tensor:
         """Features `[B, num_features]` of one of the networks."""
         return self.networks[index](obs)  # type: ignore[no-any-return]
+
+    def one_on_arrays(self, index: int, obs: Tree) -> NDArray[np.float32]:
+        """Features `[B, num_features]` of one of the networks."""
+        return self.networks[index].on_arrays(obs)  # type: ignore[operator, no-any-return]

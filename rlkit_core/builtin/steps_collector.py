@@ -48,11 +48,12 @@ class StepsCollector(Collector):
         episodes: list[Episode] = []
         finals: list[tuple[int, Array, Tree]] = []  # time, lanes, observations
 
+        hand_on = np.asarray if policy.takes_arrays else torch.from_numpy
         t = 0
         _write(obs_rows, 0, self._obs)
         try:
             for t in range(T):
-                act = self._act(policy, tree_map(lambda leaf: torch.from_numpy(leaf[t]), obs_rows))  # noqa: B023
+                act = self._act(policy, tree_map(lambda leaf: hand_on(leaf[t]), obs_rows))  # noqa: B023
                 action = tree_map(_numpy, act.action)
                 if action_rows is None:
                     action_rows = tree_map(lambda leaf: np.empty((T, *leaf.shape), leaf.dtype), action)

@@ -3,10 +3,11 @@
     pip install -c constraints.txt -e '.[bench]'
     python tests/benchmarks/returns.py [--rounds 7]
 
-Generalised advantages and returns with gamma 0.99 and lambda 0.95, of T steps in N environments, float32, one step in 50
-the last of its episode. Each side gets arrays in the layout that it wants, computes the same, and is held to rlkit's
-numbers. rlkit is shown twice: `lambda_returns` alone, and the estimator as a learner calls it, with advantages, all
-checks, and the normalisation that is the default. One thread; the sides take turns, and the median of the rounds counts.
+Generalised advantages and returns with gamma 0.99 and lambda 0.95, of T steps in N environments, float32, one step in
+50 the last of its episode. Each side gets arrays in the layout that it wants, computes the same, and is held to rlkit's
+numbers. rlkit is shown three times: `lambda_returns` alone, the estimator as a learner calls it, with advantages and
+all checks, and with the normalisation that is A2C's default. One thread; the sides take turns, and the median of the
+rounds counts.
 """
 
 from __future__ import annotations
@@ -17,13 +18,10 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-
-
 from in_turn import machine
 
 SHAPES = ((128, 8), (2048, 64), (500, 1), (1000, 4096))
@@ -34,11 +32,11 @@ SECONDS = 0.3
 
 def sides(T: int, N: int) -> dict[str, tuple[Callable[[], Any], Callable[[], Any] | None]]:
     """What is timed by name, each with what then gives its returns `[T, N]`."""
+    import gymnasium
     from stable_baselines3.common.buffers import RolloutBuffer
     from tianshou.algorithm.algorithm_base import _gae
     from torchrl.objectives.value.functional import generalized_advantage_estimate, vec_generalized_advantage_estimate
 
-    import gymnasium
     from rlkit_core.returns import LambdaEstimator, lambda_returns
     from rlkit_core.rollout import Rollout
 

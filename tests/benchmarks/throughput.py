@@ -10,8 +10,8 @@ thread, no evaluation, no tracking, neither observations nor returns normalised.
 environment, as rlkit does; Stable-Baselines3 has none but its own.
 
 `floor` is what cannot be avoided with the same tensors: the environment's steps, a bare forward pass of the policy's
-network for each, then one forward and backward pass of both networks, clipping and the optimiser's step. rlkit's time is
-shown as a share of it, measured in turn in the same process.
+network for each, then one forward and backward pass of both networks, clipping and the optimiser's step. It is shown as
+a share of rlkit's time, measured in turn in the same process.
 """
 
 from __future__ import annotations
@@ -44,7 +44,6 @@ def run_rlkit(like: str, n: int) -> float:
 def a2c(n: int, num_steps: int, activation: str) -> Any:
     """A2C as the peers have it."""
     from rlkit_a2c.config import A2CConfig
-
     from rlkit_core.builtin.collectors import StepsConfig
     from rlkit_core.builtin.estimators import DiscountedConfig
     from rlkit_core.builtin.networks import MLPConfig

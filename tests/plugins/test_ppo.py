@@ -107,8 +107,9 @@ def test_the_first_ratio_is_1(
     when_acting: dict[bytes, float] = {}
     act = policy.act
 
-    def watched(obs: Tensor, *state: Any, generator: torch.Generator) -> Any:
+    def watched(obs: Any, *state: Any, generator: torch.Generator) -> Any:
         answer = act(obs, *state, generator=generator)
+        obs = torch.as_tensor(obs)
         with torch.no_grad():
             log_probs = distribution(policy, obs).log_prob(answer.extras.get("raw_action", answer.action))
         when_acting.update(zip((row.numpy().tobytes() for row in obs), log_probs.tolist(), strict=True))
