@@ -9,8 +9,8 @@ import gymnasium
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
+from rlkit_core.builtin.dense import linear
 from rlkit_core.builtin.encoding import Preprocessor, features_for_acting
 from rlkit_core.component import NetworkConfig
 from rlkit_core.errors import UsageError
@@ -42,7 +42,7 @@ class QNetwork(nn.Module):
 
     def values(self, features: Tensor) -> Tensor:
         """Values `[B, num_actions]` of features `[B, F]`."""
-        values = linear(features, self.head.weight, self.head.bias)
+        values = linear(features, self.head)
         if self.value_head is not None:
             values = values - values.mean(1, keepdim=True) + self.value_head(features)
         return values

@@ -9,9 +9,10 @@ from typing import Any
 import gymnasium
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, softplus
+from torch.nn.functional import softplus
 
 from rlkit_core.builtin.action_bounds import bounds_for
+from rlkit_core.builtin.dense import linear
 from rlkit_core.builtin.encoding import Preprocessor, features_for_acting
 from rlkit_core.component import ExplorationConfig, NetworkConfig
 from rlkit_core.policy import Act, StatefulPolicy
@@ -67,7 +68,7 @@ class SquashedGaussian(StatefulPolicy):
     ) -> Act:
         """Sample with the generator; without one, the squashed mean."""
         features = features_for_acting(self.network, self.preprocessor, obs)
-        raw = linear(features, self.mean_head.weight, self.mean_head.bias)
+        raw = linear(features, self.mean_head)
         if generator is not None:
             # In the warm-up too, because noise that has a memory begins where an episode starts.
             noise, state = self.exploration.noise(features, state, starts, generator)
@@ -88,7 +89,7 @@ class SquashedGaussian(StatefulPolicy):
             generator: what the noise is drawn from.
         """
         features = self.network(obs)
-        mean = linear(features, self.mean_head.weight, self.mean_head.bias)
+        mean = linear(features, self.mean_head)
         log_std = self.exploration.log_std(features)
         noise = torch.empty_like(mean).normal_(generator=generator)
         raw = mean + log_std.exp() * noise

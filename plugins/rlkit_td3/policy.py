@@ -8,9 +8,9 @@ from typing import Any
 import gymnasium
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from rlkit_core.builtin.action_bounds import bounds_for
+from rlkit_core.builtin.dense import linear
 from rlkit_core.builtin.encoding import Preprocessor, features_for_acting
 from rlkit_core.component import ExplorationConfig, NetworkConfig
 from rlkit_core.policy import Act, StatefulPolicy
@@ -37,7 +37,7 @@ class Actor(nn.Module):
 
     def actions(self, features: Tensor) -> Tensor:
         """Actions `[B, A]` of the network's features `[B, F]`."""
-        return linear(features, self.head.weight, self.head.bias).tanh()
+        return linear(features, self.head).tanh()
 
 
 class DeterministicPolicy(StatefulPolicy):

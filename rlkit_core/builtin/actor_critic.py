@@ -71,6 +71,8 @@ class ActorCritic(Policy):
             if isinstance(self.distribution, DiagonalGaussian)
             else None
         )
+        # Found in the object itself, they need not be asked of nn.Module, which takes a microsecond each time.
+        self.__dict__.update(self._modules)
         self.to(device)
 
     def _features(self, which: int, obs: Tree) -> Tensor:
@@ -95,7 +97,7 @@ class ActorCritic(Policy):
         distribution = self.distribution
         with torch.no_grad():
             features = self._acting_features(*self.preprocessor.for_acting(obs))
-            raw = linear(features, self.policy_head.weight, self.policy_head.bias)
+            raw = linear(features, self.policy_head)
             if not distribution.takes_arrays:
                 features, raw = torch.as_tensor(features), torch.as_tensor(raw)
             if self.exploration is None:
@@ -113,7 +115,7 @@ class ActorCritic(Policy):
     def value(self, obs: Tree) -> Tensor:
         """Values `[B]` of observations `[B, ...]`, in the units of the targets they were trained on."""
         features = self._features(_VALUE, self.preprocessor(obs))
-        return linear(features, self.value_head.weight, self.value_head.bias).squeeze(1)
+        return linear(features, self.value_head).squeeze(1)
 
     def evaluate(self, obs: Tree, taken: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probabilities, entropies and values, `[B]` each, differentiable.
@@ -129,11 +131,11 @@ class ActorCritic(Policy):
             features, value_features = self.trunks(obs).unbind()
         else:
             features = value_features = self._features(_POLICY, obs)
-        params = linear(features, self.policy_head.weight, self.policy_head.bias)
+        params = linear(features, self.policy_head)
         if self.exploration is not None:
             params = torch.cat([params, self.exploration.log_std(features)], 1)
         log_probs, entropies = self.distribution.log_prob_and_entropy(params, raw)
-        values = linear(value_features, self.value_head.weight, self.value_head.bias).squeeze(1)
+        values = linear(value_features, self.value_head).squeeze(1)
         return log_probs, entropies, values
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, linear
+from torch.nn.functional import conv2d
 
+from rlkit_core.builtin.dense import linear
 from rlkit_core.builtin.encoding import encode, encoded_size, leaves
 from rlkit_core.builtin.mlp import orthogonal
 from rlkit_core.errors import UsageError
@@ -108,7 +109,7 @@ class CNN(Network):
             features.append(x.flatten(1))
         x = features[0] if len(features) == 1 else torch.cat(features, 1)
         for layer in self._layers:
-            x = torch.relu(linear(x, layer.weight, layer.bias))
+            x = torch.relu(linear(x, layer))
         return x
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
+from torch.nn import functional
 
-from rlkit_core.builtin.dense import linear
 from rlkit_core.builtin.parallel import build_parallel
 from rlkit_core.component import NetworkConfig
 from rlkit_core.rollout import Tree
@@ -44,4 +44,4 @@ class Critics(nn.Module):
 
     def first(self, obs: Tree, actions: Tensor) -> Tensor:
         """Values `[B]` of the first one alone."""
-        return linear(self.networks.one(0, (obs, actions)), self.weights[0], self.biases[0]).squeeze(1)
+        return functional.linear(self.networks.one(0, (obs, actions)), self.weights[0], self.biases[0]).squeeze(1)

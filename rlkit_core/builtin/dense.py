@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 Array = NDArray[Any]
@@ -24,18 +24,26 @@ _LARGE = 2**13
 """Numbers from which the detour by way of numpy is worth its overhead in a pass with gradient."""
 
 
-def linear(x: Numbers, weight: Tensor, bias: Tensor) -> Numbers:
-    """`[B, out]`, torch's linear layer: x `[B, in]`, weight `[out, in]`, bias `[out]`."""
+def linear(x: Numbers, layer: nn.Linear) -> Numbers:
+    """`[B, out]`, what the layer makes of x `[B, in]`, its hooks aside."""
+    weight, bias = weights(layer)
     if isinstance(x, Tensor):
         return functional.linear(x, weight, bias)
     return _affine(x, weight.detach().numpy().T, bias.detach().numpy())
 
 
-def linear_of(index: int, x: Numbers, weights: Tensor, biases: Tensor) -> Numbers:
-    """`[B, out]` of one of several layers: x `[B, in]`, weights `[number, in, out]`, biases `[number, out]`."""
+def linear_of(index: int, x: Numbers, layer: nn.Module) -> Numbers:
+    """`[B, out]` of one of several layers: x `[B, in]`, their weights `[number, in, out]`, biases `[number, out]`."""
+    weight, bias = weights(layer)
     if isinstance(x, Tensor):
-        return torch.addmm(biases[index], x, weights[index])
-    return _affine(x, weights.detach().numpy()[index], biases.detach().numpy()[index])
+        return torch.addmm(bias[index], x, weight[index])
+    return _affine(x, weight.detach().numpy()[index], bias.detach().numpy()[index])
+
+
+def weights(layer: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a layer, past nn.Module's own access to them, which takes as long as a small product."""
+    parameters: Any = layer._parameters
+    return parameters["weight"], parameters["bias"]
 
 
 def _affine(x: Array, weight: Array, bias: Array) -> Array:

@@ -120,7 +120,7 @@ class ObservationNormalizer(nn.Module):
         i = next(numbers)
         if i not in self._boxes:
             return obs
-        shift, scale = getattr(self, f"shift_{i}"), getattr(self, f"scale_{i}")
+        shift, scale = self._statistics(i, "shift", "scale")
         if isinstance(obs, Tensor):
             return ((obs - shift) * scale).clamp_(-10.0, 10.0).float()
         normalized = (obs - shift.numpy()) * scale.numpy()
@@ -128,28 +128,35 @@ class ObservationNormalizer(nn.Module):
         np.minimum(normalized, 10.0, out=normalized)
         return normalized.astype(np.float32, copy=False)
 
-    @torch.no_grad()
+    def _statistics(self, i: int, *names: str) -> list[Tensor]:
+        # Past nn.Module's own access to its buffers, which takes as long as the arithmetic.
+        buffers: Any = self._buffers
+        return [buffers[f"{name}_{i}"] for name in names]
+
     def update(self, obs: Tree) -> None:
         """Take newly collected observations `[B, ...]` into the statistics (parallel Welford, Chan et al. 1979)."""
         parts = leaves(obs, self._space)
         added = parts[0][0].shape[0] if self._boxes else 0
         if added == 0:
             return
-        total = self.count + added
+        count = float(self.count)
+        total = count + added
         for i in self._boxes:
-            batch = torch.as_tensor(parts[i][0]).to(self.count.device, torch.float64)
-            mean, m2 = getattr(self, f"mean_{i}"), getattr(self, f"m2_{i}")
-            batch_mean = batch.mean(0)
+            stored = self._statistics(i, "mean", "m2", "shift", "scale")
+            mean, m2 = (statistic.cpu().numpy() for statistic in stored[:2])
+            batch = torch.as_tensor(parts[i][0]).cpu().numpy().astype(np.float64)  # [B, ...]
+            batch_mean = np.add.reduce(batch) / added
+            batch -= batch_mean
             delta = batch_mean - mean
-            m2 += (batch - batch_mean).square().sum(0) + delta.square() * self.count * added / total
-            mean += delta * added / total
-            deviation = (m2 / total).sqrt()
-            shift, scale = getattr(self, f"shift_{i}"), getattr(self, f"scale_{i}")
-            shift.copy_(mean)
+            m2 = m2 + np.add.reduce(np.square(batch, out=batch)) + delta * delta * (count * added / total)
+            mean = mean + delta * (added / total)
+            deviation = np.sqrt(m2 / total)
             # A part of the observation that is constant but for rounding says nothing: it becomes 0, whatever its size.
-            constant = deviation <= 16 * torch.finfo(shift.dtype).eps * mean.abs()
-            scale.copy_(torch.where(constant, 0.0, 1.0 / deviation.clamp_min(1e-30)))
-        self.count.copy_(total)
+            constant = deviation <= 16 * torch.finfo(stored[2].dtype).eps * np.abs(mean)
+            scale = np.where(constant, 0.0, 1.0 / np.maximum(deviation, 1e-30))
+            for statistic, value in zip(stored, (mean, m2, mean, scale), strict=True):
+                statistic.copy_(torch.from_numpy(np.asarray(value)))
+        self.count.fill_(total)
 
 
 _FEW = 256

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rlkit_core.builtin.dense import linear, linear_of, relu, tanh
+from rlkit_core.builtin.dense import linear, linear_of, relu, tanh, weights
 from rlkit_core.builtin.encoding import encode, encode_arrays, encoded_size
 from rlkit_core.network import Network, ParallelNetworks
 from rlkit_core.rollout import Tree
@@ -49,14 +49,14 @@ class MLP(Network):
         """Features `[B, num_features]`."""
         x = encode(obs, self.space)
         for layer in self._layers:
-            x = self.activation(linear(x, layer.weight, layer.bias))
+            x = self.activation(linear(x, layer))
         return x
 
     def on_arrays(self, obs: Tree) -> NDArray[np.float32]:
         """Features `[B, num_features]`."""
         x = encode_arrays(obs, self.space)
         for layer in self._layers:
-            x = self.activation(linear(x, layer.weight, layer.bias))
+            x = self.activation(linear(x, layer))
         return x
 
 
@@ -80,21 +80,22 @@ class ParallelMLP(ParallelNetworks):
         """Features `[number, B, num_features]`."""
         x = encode(obs, self._space).expand(self._number, -1, -1)
         for layer in self._layers:
-            x = self._activation(torch.baddbmm(layer.bias.unsqueeze(1), x, layer.weight))
+            weight, bias = weights(layer)
+            x = self._activation(torch.baddbmm(bias.unsqueeze(1), x, weight))
         return x
 
     def one(self, index: int, obs: Tree) -> Tensor:
         """Features `[B, num_features]` of one of the networks."""
         x = encode(obs, self._space)
         for layer in self._layers:
-            x = self._activation(linear_of(index, x, layer.weight, layer.bias))
+            x = self._activation(linear_of(index, x, layer))
         return x
 
     def one_on_arrays(self, index: int, obs: Tree) -> NDArray[np.float32]:
         """Features `[B, num_features]` of one of the networks."""
         x = encode_arrays(obs, self._space)
         for layer in self._layers:
-            x = self._activation(linear_of(index, x, layer.weight, layer.bias))
+            x = self._activation(linear_of(index, x, layer))
         return x
 
 

@@ -49,7 +49,7 @@ class _ScaledNoise(Exploration):
         """`[B, A]`."""
         if self._head is None:
             return self._log_std.expand(features.shape[0], -1)
-        return linear(features, self._head.weight, self._head.bias).clamp(*LOG_STD_RANGE)
+        return linear(features, self._head).clamp(*LOG_STD_RANGE)
 
 
 class GaussianNoise(_ScaledNoise):
