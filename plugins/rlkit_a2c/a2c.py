@@ -15,6 +15,7 @@ from torch.nn.functional import mse_loss, smooth_l1_loss
 
 from rlkit_core.builtin.actor_critic import ActorCritic, actor_critic
 from rlkit_core.builtin.adam import Adam
+from rlkit_core.builtin.chunks import in_chunks
 from rlkit_core.builtin.metrics import explained_variance
 from rlkit_core.builtin.schedules import Clock, Schedule
 from rlkit_core.component import Setup
@@ -67,15 +68,20 @@ class A2C(Learner):
         if self.config.normalize_advantages:
             advantages = torch.from_numpy(normalize(advantages.numpy()))
 
-        losses = self.losses(obs, taken, targets.to(self._device), advantages.to(self._device))
         self.optimizer.zero_grad()
-        losses["loss"].backward()  # type: ignore[no-untyped-call]
+        numbers = dict.fromkeys(("loss", "policy_loss", "value_loss", "entropy"), 0.0)
+        for share, part in in_chunks(obs, taken, targets.to(self._device), advantages.to(self._device)):
+            losses = self.losses(*part)
+            weight = share if self.config.reduction == "mean" else 1.0
+            losses["loss"].backward(torch.full_like(losses["loss"], weight))  # type: ignore[no-untyped-call]
+            for name, loss in losses.items():
+                numbers[name] += (share if name == "entropy" else weight) * loss.item()
         self.optimizer.learning_rate = self.learning_rate.value
         gradient_norm = self.optimizer.step()
         self.clock.advance(rollout.num_steps)
         self.policy.preprocessor.update(obs)
         return {
-            **{name: loss.detach() for name, loss in losses.items()},
+            **numbers,
             "gradient_norm": gradient_norm,
             "learning_rate": self.optimizer.learning_rate,
             "explained_variance": explained,

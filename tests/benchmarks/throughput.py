@@ -5,7 +5,8 @@
     python tests/benchmarks/throughput.py floor [--rounds 5]
 
 Each peer has its own network and rollout length, and rlkit the same: Stable-Baselines3's A2C takes 5 steps and two
-networks of 64 and 64 tanh units, skrl's 16 steps and, as in its examples, two networks of 64 and 64 ReLU units. One
+networks of 64 and 64 tanh units, skrl's 16 steps and, as in its examples, two networks of 64 and 64 ReLU units;
+skrl-128 is skrl with the network that is rlkit's default, a layer of 128 ReLU units for both policy and value. One
 thread, no evaluation, no tracking, neither observations nor returns normalised. skrl steps the native vector
 environment, as rlkit does; Stable-Baselines3 has none but its own.
 
@@ -22,12 +23,16 @@ from typing import Any
 
 from in_turn import alone, in_turn, machine, median, ratio, report, rlkit_speed
 
-ENVS = {"sb3": (8, 64, 512), "skrl": (8, 64, 512, 4_096)}
+ENVS = {"sb3": (8, 64, 512), "skrl": (8, 64, 512, 4_096), "skrl-128": (8, 64, 512, 4_096)}
 """Numbers of environments at which each peer is measured."""
 MORE_ENVS = (1_024, 4_096)
 """Numbers at which rlkit is measured besides: the best of each side counts."""
-STEPS = {"sb3": 5, "skrl": 16}
-ACTIVATION = {"sb3": "tanh", "skrl": "relu"}
+STEPS = {"sb3": 5, "skrl": 16, "skrl-128": 16}
+NETWORK: dict[str, dict[str, Any]] = {
+    "sb3": {"network": {"hidden": (64, 64), "activation": "tanh"}, "value_network": "separate"},
+    "skrl": {"network": {"hidden": (64, 64), "activation": "relu"}, "value_network": "separate"},
+    "skrl-128": {"network": {"hidden": (128,), "activation": "relu"}, "value_network": "shared"},
+}
 
 
 def updates(n: int) -> tuple[int, int]:
@@ -38,10 +43,10 @@ def updates(n: int) -> tuple[int, int]:
 def run_rlkit(like: str, n: int) -> float:
     """Speed with a peer's network and rollout length."""
     warm, timed = (number * n * STEPS[like] for number in updates(n))
-    return rlkit_speed(warm, timed, a2c(n, STEPS[like], ACTIVATION[like]), "CartPole-v1")
+    return rlkit_speed(warm, timed, a2c(n, STEPS[like], **NETWORK[like]), "CartPole-v1")
 
 
-def a2c(n: int, num_steps: int, activation: str) -> Any:
+def a2c(n: int, num_steps: int, *, network: dict[str, Any], value_network: Any) -> Any:
     """A2C as the peers have it."""
     from rlkit_a2c.config import A2CConfig
     from rlkit_core.builtin.collectors import StepsConfig
@@ -51,8 +56,8 @@ def a2c(n: int, num_steps: int, activation: str) -> Any:
     return A2CConfig(
         collector=StepsConfig(num_envs=n, num_steps=num_steps),
         estimator=DiscountedConfig(normalize="off"),
-        network=MLPConfig(hidden=(64, 64), activation=activation),
-        value_network="separate",
+        network=MLPConfig(**network),
+        value_network=value_network,
         normalize_observations=False,
     )
 
@@ -72,8 +77,8 @@ def run_sb3(n: int) -> float:
     return timed / (time.perf_counter() - began)
 
 
-def run_skrl(n: int) -> float:
-    """Speed of skrl."""
+def run_skrl(n: int, shared: bool) -> float:
+    """Speed of skrl, with two networks or one."""
     import gymnasium
     import torch
     from skrl.agents.torch.a2c import A2C
@@ -107,9 +112,24 @@ def run_skrl(n: int) -> float:
         def compute(self, inputs: Any, role: str) -> Any:
             return self.network(inputs["observations"]), {}
 
+    class Both(CategoricalMixin, DeterministicMixin, Model):  # type: ignore[misc]
+        def __init__(self) -> None:
+            Model.__init__(self, observation_space=env.observation_space, action_space=env.action_space, device="cpu")
+            CategoricalMixin.__init__(self, unnormalized_log_prob=True, role="policy")
+            DeterministicMixin.__init__(self, role="value")
+            self.trunk = nn.Sequential(nn.Linear(4, 128), nn.ReLU())
+            self.heads = nn.ModuleDict({"policy": nn.Linear(128, 2), "value": nn.Linear(128, 1)})
+
+        def act(self, inputs: Any, *, role: str = "") -> Any:
+            return (CategoricalMixin if role == "policy" else DeterministicMixin).act(self, inputs, role=role)
+
+        def compute(self, inputs: Any, role: str) -> Any:
+            return self.heads[role](self.trunk(inputs["observations"])), {}
+
+    policy = Both() if shared else Policy()
     T = STEPS["skrl"]
     agent = A2C(
-        models={"policy": Policy(), "value": Value()},
+        models={"policy": policy, "value": policy if shared else Value()},
         memory=RandomMemory(memory_size=T, num_envs=n, device="cpu"),
         observation_space=env.observation_space,
         action_space=env.action_space,
@@ -140,7 +160,7 @@ def run_floor(n: int, num_steps: int) -> tuple[float, float]:
     from rlkit_core.seeding import SeedStream
 
     torch.set_num_threads(1)
-    config = a2c(n, num_steps, "tanh")
+    config = a2c(n, num_steps, **NETWORK["sb3"])
     env = RunConfig.parse({"algorithm": "a2c", "env": "CartPole-v1"}, registry=Registry()).env
     seeds = SeedStream(0)
     collector = config.collector.build(env, seeds.stream("collector"), "cpu")
@@ -195,7 +215,7 @@ def measure(ns: list[int], rounds: int) -> None:
             for side, numbers in runs.items():
                 speed = median(numbers, "steps_per_second")
                 best[side] = max(best.get(side, (0.0, 0)), (speed, n))
-                print(f"n={n:<5} {side:<14} {speed:>11,.0f} steps/s  {median(numbers, 'mib'):>5,.0f} MiB", end="  ")
+                print(f"n={n:<5} {side:<17} {speed:>11,.0f} steps/s  {median(numbers, 'mib'):>5,.0f} MiB", end="  ")
                 print(f"{ratio(runs[f'rlkit as {peer}'], numbers, 'steps_per_second')} x" if side == peer else "")
     for side, (speed, n) in best.items():
         print(f"best of {side}: {speed:,.0f} steps/s at n={n}", flush=True)
@@ -212,7 +232,7 @@ def main() -> None:
         case ["side", side, n] if side.startswith("rlkit:"):
             report(steps_per_second=run_rlkit(side.partition(":")[2], int(n)))
         case ["side", side, n]:
-            report(steps_per_second={"sb3": run_sb3, "skrl": run_skrl}[side](int(n)))
+            report(steps_per_second=run_sb3(int(n)) if side == "sb3" else run_skrl(int(n), side == "skrl-128"))
         case ["floor", n, num_steps]:
             ours, least = run_floor(int(n), int(num_steps))
             report(ours=ours, least=least, share=least / ours)
