@@ -73,7 +73,8 @@ class A2C(Learner):
         for share, part in in_chunks(obs, taken, targets.to(self._device), advantages.to(self._device)):
             losses = self.losses(*part)
             weight = share if self.config.reduction == "mean" else 1.0
-            losses["loss"].backward(torch.full_like(losses["loss"], weight))  # type: ignore[no-untyped-call]
+            # Not as an argument of backward: with one, torch imports sympy, which takes longer than CartPole.
+            (losses["loss"] if weight == 1.0 else weight * losses["loss"]).backward()  # type: ignore[no-untyped-call]
             for name, loss in losses.items():
                 numbers[name] += (share if name == "entropy" else weight) * loss.item()
         self.optimizer.learning_rate = self.learning_rate.value
