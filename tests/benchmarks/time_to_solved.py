@@ -80,25 +80,25 @@ def run_sb3(seed: int) -> tuple[float, int]:
         began = time.perf_counter()
         model.learn(EVERY, reset_num_timesteps=model.num_timesteps == 0)
         seconds += time.perf_counter() - began
-        in_a_row = in_a_row + 1 if greedy_return(model, model.num_timesteps) >= GOAL else 0
+        in_a_row = in_a_row + 1 if greedy_returns(model, EPISODES, model.num_timesteps).mean() >= GOAL else 0
         if in_a_row == IN_A_ROW:
             return seconds, model.num_timesteps
     return math.inf, BUDGETS[-1]
 
 
-def greedy_return(model: Any, seed: int) -> float:
-    """Mean return of the first episode in each of 100 environments."""
+def greedy_returns(model: Any, episodes: int, seed: int) -> Any:
+    """Returns of the first episode in each of several environments."""
     import gymnasium
     import numpy as np
 
-    env: Any = gymnasium.make_vec("CartPole-v1", num_envs=EPISODES, vectorization_mode="vector_entry_point")
+    env: Any = gymnasium.make_vec("CartPole-v1", num_envs=episodes, vectorization_mode="vector_entry_point")
     obs, _ = env.reset(seed=seed)
-    returns, going_on = np.zeros(EPISODES), np.ones(EPISODES, bool)
+    returns, going_on = np.zeros(episodes), np.ones(episodes, bool)
     while going_on.any():
         obs, rewards, terminated, truncated, _ = env.step(model.predict(obs, deterministic=True)[0])
         returns += rewards * going_on
         going_on &= ~(terminated | truncated)
-    return float(returns.mean())
+    return returns
 
 
 def main() -> None:
