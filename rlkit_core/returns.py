@@ -250,10 +250,11 @@ class RunningNormalizer:
         if not chosen.size:
             return
         shifted = chosen - chosen[0]
-        shift = float(shifted.mean())
+        shift = float(np.add.reduce(shifted)) / chosen.size
         distance = float(chosen[0]) + shift - self.mean
         count = self.count + chosen.size
-        m2 = float(np.square(shifted - shift).sum())
+        shifted -= shift
+        m2 = float(np.add.reduce(np.square(shifted, out=shifted)))
         self.m2 += m2 + distance * distance * (self.count * chosen.size / count)
         self.mean += distance * (chosen.size / count)
         self.count = count
@@ -393,14 +394,17 @@ class LambdaEstimator(ReturnEstimator):
         update: bool = True,
     ) -> Returns:
         """See `ReturnEstimator.estimate`."""
-        valid = rollout.valid.numpy()
+        valid: Bools | None = rollout.valid.numpy()
+        shape = rollout.shape
+        if np.all(valid):
+            valid = None
         V_next = next_values.detach().numpy()
-        V: Floats | float = 0.0 if values is None else _shaped("values", values.detach().numpy(), valid.shape)
+        V: Floats | float = 0.0 if values is None else _shaped("values", values.detach().numpy(), shape)
         running = self.normalize == "running"
         rewards = rollout.rewards.numpy()
         low, high = self._reward_range
         if running:
-            seen = rewards[valid]
+            seen = rewards if valid is None else rewards[valid]
             low, high = min(low, float(seen.min(initial=0.0))), max(high, float(seen.max(initial=0.0)))
             V_next = self._possible(self.statistics.to_raw(V_next), low, high)
             V = 0.0 if values is None else self._possible(self.statistics.to_raw(V), low, high)
@@ -420,13 +424,12 @@ class LambdaEstimator(ReturnEstimator):
             targets = normalize(G, valid, ddof=self.ddof, epsilon=self.epsilon)
         elif self.normalize == "per_episode":
             targets = self._normalize_episodes(G, rollout)
-        A = np.where(valid, targets - V, 0)  # [T, N], never the same memory as the targets
-        advantages = _to_tensor("advantages", A)
+        advantages = _to_tensor("advantages", _where(valid, targets - V))
         if running:
             if update:
                 self.statistics.update(G, valid)
                 self._reward_range = low, high
-            targets = np.where(valid, self.statistics.to_normalized(G), 0)
+            targets = _where(valid, self.statistics.to_normalized(G))
             advantages = advantages / self.statistics.std
         return Returns(_to_tensor("targets", targets), advantages)
 
@@ -438,8 +441,10 @@ class LambdaEstimator(ReturnEstimator):
         """
         if self.gamma == 1.0:
             return V
-        possible: Floats = np.clip(V, low / (1.0 - self.gamma), high / (1.0 - self.gamma))
-        return np.where(np.isfinite(V), possible, V)  # infinity is no high value but a fault, and is told later
+        possible: Floats = np.minimum(np.maximum(V, low / (1.0 - self.gamma)), high / (1.0 - self.gamma))
+        finite = np.isfinite(V)
+        # Infinity is no high value but a fault, and is told later.
+        return possible if finite.all() else np.where(finite, possible, V)
 
     def _normalize_episodes(self, G: Floats, rollout: Rollout) -> Floats:
         ends = (rollout.terminated | rollout.truncated).numpy()
@@ -491,6 +496,11 @@ def _noise(dtype: np.dtype[Any], x: Floats) -> float:
     return float(8 * np.finfo(dtype).eps * np.abs(x).max())
 
 
+def _where(valid: Bools | None, x: Floats) -> Floats:
+    """x, and 0 on rows that are not valid."""
+    return x if valid is None else np.where(valid, x, 0)
+
+
 def _check_finite(what: str, x: Floats) -> None:
     finite = np.isfinite(x)
     if not finite.all():
@@ -499,7 +509,8 @@ def _check_finite(what: str, x: Floats) -> None:
 
 
 def _to_tensor(what: str, x: Floats) -> Tensor:
-    with np.errstate(over="ignore"):
-        x = np.asarray(x, np.float32)
+    if x.dtype != np.float32:
+        with np.errstate(over="ignore"):
+            x = x.astype(np.float32)
     _check_finite(what, x)
     return torch.from_numpy(x)

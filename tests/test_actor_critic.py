@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from torch import Tensor
 
 from rlkit_core.builtin.actor_critic import ActorCritic, actor_critic
 from rlkit_core.builtin.explorations import GaussianConfig
@@ -227,3 +229,27 @@ def test_everything_is_moved_to_the_policys_device(action: str, value_network: s
         assert answer.device.type == "meta"
     assert policy.value(batch).device.type == "meta"
     assert policy.act(batch).action.device.type == "meta"
+
+
+@pytest.mark.parametrize("value_network", ["shared", "separate"])
+@pytest.mark.parametrize("action_space", [spaces.Discrete(3), spaces.Box(-1, 1, (2,), np.float32)], ids=str)
+def test_many_and_few_are_acted_on_alike(action_space: spaces.Space[Any], value_network: Any) -> None:
+    """Few by numpy, many by torch: the same to rounding."""
+    observation_space = spaces.Box(-1, 1, (4,), np.float32)
+    policy = actor_critic(
+        observation_space,
+        action_space,
+        MLPConfig(hidden=(16, 8), activation="tanh"),
+        exploration=GaussianConfig(),
+        value_network=value_network,
+        normalize_observations=True,
+    )
+    obs = torch.randn(300, 4, generator=torch.Generator().manual_seed(0))
+    policy.preprocessor.update(obs)
+    many = policy.act(obs.numpy())
+    few = [policy.act(part.numpy()) for part in obs.split(50)]
+    assert isinstance(many.action, Tensor)
+    assert isinstance(few[0].action, Tensor)
+    together = torch.cat([act.action for act in few])
+    assert (together - many.action).abs().double().mean() < 1e-5
+    assert together.dtype == many.action.dtype

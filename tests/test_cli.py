@@ -219,6 +219,39 @@ def test_help_imports_neither_torch_nor_mlflow_nor_a_strangers_plugin(tmp_path, 
         assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_training_imports_nothing_that_takes_longer_than_itself(tmp_path):
+    """The optimiser classes, and backward with an argument, make torch import its compiler and sympy: over a second."""
+    script = (
+        "import sys\nfrom rlkit_core.cli.root import execute\nassert execute(sys.argv[1:]) == 0\n"
+        "print(sorted({'torch._dynamo', 'sympy', 'mlflow', 'pandas', 'matplotlib'} & set(sys.modules)))"
+    )
+    options = [
+        "--total-steps",
+        "20000",
+        "--collector.num-envs",
+        "512",
+        "--collector.num-steps",
+        "8",
+        "--tracker",
+        "none",
+    ]
+    command = [sys.executable, "-c", script, "run", "a2c", "--env", "CartPole-v1", *options]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert done.stdout.splitlines()[-1] == "[]", done
+
+
+def test_profile(rlkit, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["--total-steps", "2000", "--stop-at", "never", "--tracker", "none", "--profile"]
+    code, out, _ = rlkit("run", "a2c", "--env", "CartPole-v1", *options)
+    assert code == 0
+    rows = out.split("without evaluations:\n")[1].splitlines()
+    assert [row.split()[0] for row in rows] == [
+        *("environment", "acting", "collecting", "returns", "updating", "recording"),
+    ]
+    assert sum(float(row.split()[1]) for row in rows) == pytest.approx(100, abs=0.5)
+
+
 # ---- list, show ----
 
 

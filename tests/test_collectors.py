@@ -16,6 +16,8 @@ from rlkit_core.builtin.collectors import EpisodesConfig, StepsConfig
 from rlkit_core.builtin.environments import GymnasiumConfig
 from rlkit_core.builtin.episodes_collector import EpisodesCollector
 from rlkit_core.builtin.steps_collector import StepsCollector
+from rlkit_core.evaluation import evaluate_policy
+from rlkit_core.policy import Act
 from rlkit_core.rollout import Rollout, Tree, tree_leaves
 from rlkit_core.seeding import SeedStream
 from tests.probes import (
@@ -323,3 +325,25 @@ def test_episodes_of_cartpole() -> None:
         starts = rollout.obs[first_rows, 0]
         assert (starts.abs() <= 0.05).all()
         assert len(starts.unique(dim=0)) == 3  # each lane its own seed
+
+
+@pytest.mark.parametrize("takes_arrays", [False, True])
+@pytest.mark.parametrize("kind", ["steps", "episodes", "evaluation"])
+def test_policies_get_arrays_where_they_take_them(kind: str, takes_arrays: bool) -> None:
+    seen = set()
+
+    class Watching(NoisyPolicy):
+        def act(self, obs: Tree, *, generator: torch.Generator | None = None) -> Any:
+            seen.add(type(obs))
+            action = torch.zeros(len(obs), dtype=torch.int64)
+            return Act(action)
+
+    policy = Watching()
+    policy.takes_arrays = takes_arrays
+    env = GymnasiumConfig(id="CartPole-v1", vectorization="sync")
+    if kind == "evaluation":
+        evaluate_policy(policy, env, SeedStream(0), 2, 50)
+    else:
+        config = StepsConfig(num_envs=2, num_steps=4) if kind == "steps" else EpisodesConfig(num_envs=2)
+        config.build(env, SeedStream(0), "cpu").collect(policy)
+    assert seen == {np.ndarray if takes_arrays else torch.Tensor}

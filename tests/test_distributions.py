@@ -197,3 +197,18 @@ def test_refused(space: gymnasium.Space[Any]) -> None:
     with pytest.raises(UsageError, match="are not supported\nDiscrete, MultiDiscrete, MultiBinary and Box") as caught:
         distribution_for(space)
     assert str(space) in str(caught.value)
+
+
+@pytest.mark.parametrize("start", [0, -3])
+def test_categorical_of_arrays_is_that_of_tensors(start: int) -> None:
+    """The same draws give the same choices."""
+    distribution = distribution_for(spaces.Discrete(5, start=start))
+    assert distribution.takes_arrays
+    logits = torch.randn(2000, 5, generator=torch.Generator().manual_seed(0))
+    of_tensors, of_arrays = (
+        distribution.sample(params, torch.Generator().manual_seed(1)) for params in (logits, logits.numpy())
+    )
+    assert isinstance(of_arrays, np.ndarray)
+    assert (of_tensors.numpy() == of_arrays).mean() > 0.999  # to rounding of logarithms
+    assert np.array_equal(distribution.mode(logits.numpy()), distribution.mode(logits).numpy())
+    assert np.array_equal(distribution.to_space(of_arrays), of_arrays + start)

@@ -14,7 +14,7 @@ from gymnasium.vector.utils import concatenate, create_empty_array
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlkit_core.builtin.encoding import ObservationNormalizer, encode, encoded_size
+from rlkit_core.builtin.encoding import ObservationNormalizer, Preprocessor, encode, encode_arrays, encoded_size
 from rlkit_core.errors import UsageError
 from rlkit_core.rollout import Tree, tree_leaves, tree_map
 
@@ -227,3 +227,53 @@ def test_no_warnings() -> None:
 def test_nothing_to_see_is_refused_by_name(space):
     with pytest.raises(UsageError, match="cannot be encoded"):
         encoded_size(space)
+
+
+# On numpy arrays
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_encode_arrays(name: str) -> None:
+    space = SPACES[name]
+    obs = batch(space)[1]
+    features = encode_arrays(tree_map(lambda leaf: leaf.numpy(), obs), space)
+    assert isinstance(features, np.ndarray)
+    assert torch.equal(torch.from_numpy(features), encode(obs, space))
+    assert encode_arrays(tree_map(lambda leaf: leaf[:0].numpy(), obs), space).shape == (0, encoded_size(space))
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_normalisation_of_arrays_is_that_of_tensors(name: str) -> None:
+    space = SPACES[name]
+    normalizer = ObservationNormalizer(space)
+    normalizer.update(batch(space, 50, seed=1)[1])
+    obs = batch(space)[1]
+    for (_, array), (_, tensor) in zip(
+        tree_leaves(normalizer(tree_map(lambda leaf: leaf.numpy(), obs))), tree_leaves(normalizer(obs)), strict=True
+    ):
+        assert isinstance(array, np.ndarray)
+        torch.testing.assert_close(torch.from_numpy(array), tensor, rtol=0, atol=1e-6)
+
+
+def test_normalised_arrays_are_clipped() -> None:
+    space = LEAVES["box"]
+    normalizer = ObservationNormalizer(space)
+    normalizer.update(batch(space, 50)[1])
+    far = np.full((1, 4), 1e9, np.float32)
+    assert (normalizer(far) == 10).all()
+    assert (normalizer(-far) == -10).all()
+    assert (far == 1e9).all()
+
+
+@pytest.mark.parametrize("rows", [1, 256, 257])
+@pytest.mark.parametrize("given", ["tensors", "arrays"])
+def test_acting_is_on_arrays_where_there_are_few(rows: int, given: str) -> None:
+    space = SPACES["dict"]
+    preprocessor = Preprocessor(space, normalize=True)
+    preprocessor.update(batch(space, 50, seed=1)[1])
+    obs = batch(space, rows)[1]
+    seen, on_arrays = preprocessor.for_acting(obs if given == "tensors" else tree_map(lambda leaf: leaf.numpy(), obs))
+    assert on_arrays == (rows <= 256)
+    for (_, leaf), (_, expected) in zip(tree_leaves(seen), tree_leaves(preprocessor(obs)), strict=True):
+        assert isinstance(leaf, np.ndarray if on_arrays else torch.Tensor)
+        torch.testing.assert_close(torch.as_tensor(leaf), expected, rtol=0, atol=1e-6)

@@ -23,7 +23,7 @@ from rlkit_core.builtin.parallel import NetworkList, build_parallel
 from rlkit_core.component import NetworkConfig
 from rlkit_core.errors import UsageError
 from rlkit_core.network import Network, ParallelNetworks
-from rlkit_core.rollout import tree_map
+from rlkit_core.rollout import tree_leaves, tree_map
 
 IMAGE = spaces.Box(0, 255, (12, 10, 3), np.uint8)
 VECTOR = spaces.Box(-1, 1, (4,), np.float32)
@@ -435,3 +435,42 @@ def test_settings_of_different_lengths_are_refused(settings: dict[str, Any]) -> 
 def test_settings_that_make_no_network_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         CNNConfig(**settings)
+
+
+# On numpy arrays
+
+
+@EVERY_NETWORK
+def test_the_same_on_arrays(config: NetworkConfig, space: gymnasium.Space[Any]) -> None:
+    torch.manual_seed(0)
+    network, networks, obs = config.build(space), parallel_of(config, space), batch(space)[1]
+    arrays = tree_map(lambda leaf: leaf.numpy().copy(), obs)
+    before = copy.deepcopy(arrays)
+    answers = [network.on_arrays(arrays), *(networks.one_on_arrays(i, arrays) for i in range(3))]
+    expected = [network(obs), *(networks.one(i, obs) for i in range(3))]
+    for answer, tensor in zip(answers, expected, strict=True):
+        assert isinstance(answer, np.ndarray)
+        assert answer.dtype == np.float32
+        torch.testing.assert_close(torch.from_numpy(answer), tensor.detach(), rtol=0, atol=1e-5)
+    for (_, leaf), (_, old) in zip(tree_leaves(arrays), tree_leaves(before), strict=True):
+        assert np.array_equal(leaf, old)  # activations are done in place, but not in what came in
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_large_products_on_arrays_too(activation: str) -> None:
+    """Where numpy's would take several threads, whatever the run was told, torch's are taken."""
+    network = MLPConfig(hidden=(600, 700), activation=activation).build(VECTOR)
+    obs = batch(VECTOR)[1]
+    answer = torch.from_numpy(network.on_arrays(obs.numpy()))
+    torch.testing.assert_close(answer, network(obs).detach(), rtol=0, atol=1e-4)
+
+
+def test_weights_are_read_anew() -> None:
+    """Also after they were moved, as optimisers do that gather them in one buffer."""
+    network, obs = MLPConfig(hidden=(8,)).build(VECTOR), batch(VECTOR)[1]
+    network.on_arrays(obs.numpy())
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.data = parameter.data + 1
+    answer = torch.from_numpy(network.on_arrays(obs.numpy()))
+    torch.testing.assert_close(answer, network(obs).detach(), rtol=0, atol=1e-5)

@@ -649,3 +649,16 @@ def test_g2_no_warnings_from_poison(recwarn: pytest.WarningsRecorder) -> None:
     returns(x)
     lambda_returns(x.rewards, x.next_values, x.terminated, x.truncated, gamma=1.0)
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("block", [1, 7, 40])
+@pytest.mark.parametrize("few_columns", [0, 100])
+@given(rollouts())
+def test_blocks_and_few_columns_change_no_bit(block: int, few_columns: int, x: RolloutArrays) -> None:
+    """However many rows are computed at a time, and whether number by number or row by row."""
+    for settings in ({}, {"tail": x.tail}, {"bootstrap": False, "gae_lambda": 1.0}):
+        expected = returns(x, **settings)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("rlkit_core.returns._BLOCK", block)
+            patch.setattr("rlkit_core.returns._FEW_COLUMNS", few_columns)
+            assert same_bits(returns(x, **settings), expected)

@@ -110,6 +110,8 @@ class ObservationNormalizer(nn.Module):
 
     def forward(self, obs: Tree) -> Tree:
         """Normalised observations, the same tree of tensors or arrays; float32 where they were floats."""
+        if isinstance(self._space, spaces.Box):
+            return self._normalized(obs, 0) if self._boxes else obs
         return self._normalize(obs, self._space, itertools.count())
 
     def _normalize(self, obs: Tree, space: gymnasium.Space[Any], numbers: Iterator[int]) -> Tree:
@@ -118,12 +120,14 @@ class ObservationNormalizer(nn.Module):
         if isinstance(space, spaces.Tuple):
             return tuple(self._normalize(obs[i], part, numbers) for i, part in enumerate(space.spaces))
         i = next(numbers)
-        if i not in self._boxes:
-            return obs
+        return self._normalized(obs, i) if i in self._boxes else obs
+
+    def _normalized(self, obs: Any, i: int) -> Any:
         shift, scale = self._statistics(i, "shift", "scale")
         if isinstance(obs, Tensor):
             return ((obs - shift) * scale).clamp_(-10.0, 10.0).float()
-        normalized = (obs - shift.numpy()) * scale.numpy()
+        normalized = obs - shift.numpy()
+        normalized = np.multiply(normalized, scale.numpy(), out=normalized)
         np.maximum(normalized, -10.0, out=normalized)
         np.minimum(normalized, 10.0, out=normalized)
         return normalized.astype(np.float32, copy=False)

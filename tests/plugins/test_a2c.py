@@ -12,6 +12,7 @@ from plugin_cases import acted_rollout
 
 from rlkit_a2c.a2c import A2C
 from rlkit_a2c.config import A2CConfig
+from rlkit_core.builtin.chunks import in_chunks
 from rlkit_core.builtin.collectors import EpisodesConfig, StepsConfig
 from rlkit_core.builtin.estimators import DiscountedConfig, LambdaConfig
 from rlkit_core.component import Setup
@@ -203,3 +204,29 @@ def test_explained_variance_has_no_unit() -> None:
     learner = build()
     learner.update(make_rollout(learner))
     assert float(learner.update(rollout)["explained_variance"]) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_large_batches_in_chunks(reduction: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients, hence weights, and what is logged are those of the whole; chunks need not divide it."""
+    updates = []
+    for largest in (24, 7):
+        monkeypatch.setattr("rlkit_core.builtin.chunks.LARGEST", largest)
+        learner = build(reduction=reduction, entropy_coef=0.1)
+        metrics = learner.update(make_rollout(learner))
+        updates.append((metrics, learner.optimizer._grad.clone()))
+    (whole, whole_gradient), (chunked, gradient) = updates
+    torch.testing.assert_close(gradient, whole_gradient, rtol=1e-4, atol=1e-7)
+    assert whole.keys() == chunked.keys()
+    for name, number in whole.items():
+        assert float(chunked[name]) == pytest.approx(float(number), rel=1e-4, abs=1e-6), name
+
+
+def test_chunks_have_every_row_once() -> None:
+    rows = torch.arange(5000)
+    obs = {"a": rows[:, None], "b": rows.float()}
+    parts = list(in_chunks(obs, rows))
+    assert len(parts) == 3
+    assert sum(share for share, _ in parts) == pytest.approx(1)
+    assert torch.equal(torch.cat([part[1] for _, part in parts]), rows)
+    assert torch.equal(torch.cat([part[0]["a"] for _, part in parts]), obs["a"])
