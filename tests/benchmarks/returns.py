@@ -7,12 +7,14 @@ Generalised advantages and returns with gamma 0.99 and lambda 0.95, of T steps i
 50 the last of its episode. Each side gets arrays in the layout that it wants, computes the same, and is held to rlkit's
 numbers. rlkit is shown three times: `lambda_returns` alone, the estimator as a learner calls it, with advantages and
 all checks, and with the normalisation that is A2C's default. One thread; the sides take turns, and the median of the
-rounds counts.
+rounds counts. tianshou is shown where it is installed: it needs older packages than the tested set has, hence an
+environment without `-c constraints.txt`.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import math
 import statistics
 import sys
@@ -26,6 +28,7 @@ from in_turn import machine
 
 SHAPES = ((128, 8), (2048, 64), (500, 1), (1000, 4096))
 GAMMA, LAMBDA = 0.99, 0.95
+TIANSHOU = importlib.util.find_spec("tianshou") is not None
 SECONDS = 0.3
 """How long a side is timed in a round, at least once."""
 
@@ -34,7 +37,6 @@ def sides(T: int, N: int) -> dict[str, tuple[Callable[[], Any], Callable[[], Any
     """What is timed by name, each with what then gives its returns `[T, N]`."""
     import gymnasium
     from stable_baselines3.common.buffers import RolloutBuffer
-    from tianshou.algorithm.algorithm_base import _gae
     from torchrl.objectives.value.functional import generalized_advantage_estimate, vec_generalized_advantage_estimate
 
     from rlkit_core.returns import LambdaEstimator, lambda_returns
@@ -97,7 +99,7 @@ def sides(T: int, N: int) -> dict[str, tuple[Callable[[], Any], Callable[[], Any
     def of_torchrl(name: str) -> Callable[[], Any]:
         return lambda: found[name][1][..., 0].T.numpy()
 
-    return {
+    contenders: dict[str, tuple[Callable[[], Any], Callable[[], Any] | None]] = {
         "rlkit": (keep("rlkit", ours), lambda: found["rlkit"]),
         "rlkit, estimator": (
             keep("estimator", lambda: plain.estimate(rollout, next_values, values=values)),
@@ -116,12 +118,16 @@ def sides(T: int, N: int) -> dict[str, tuple[Callable[[], Any], Callable[[], Any
             keep("vec", lambda: vec_generalized_advantage_estimate(GAMMA, LAMBDA, *theirs, terminated)),
             of_torchrl("vec"),
         ),
-        "tianshou": (
-            keep("tianshou", lambda: _gae(*flat, flat_ends, GAMMA, LAMBDA)),
-            lambda: found["tianshou"].reshape(N, T).T + V,
-        ),
         "copy": (copy, None),
     }
+    if TIANSHOU:
+        from tianshou.algorithm.algorithm_base import _gae
+
+        contenders["tianshou"] = (
+            keep("tianshou", lambda: _gae(*flat, flat_ends, GAMMA, LAMBDA)),
+            lambda: found["tianshou"].reshape(N, T).T + V,
+        )
+    return contenders
 
 
 def measure(T: int, N: int, rounds: int) -> dict[str, float]:
@@ -153,7 +159,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="turns of each side")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(machine("stable-baselines3", "torchrl", "tianshou", "numba"))
+    print(machine("stable-baselines3", "torchrl", *(["tianshou", "numba"] if TIANSHOU else [])))
     print("ns per element       " + "".join(f"{f'({T}, {N})':>14}" for T, N in SHAPES))
     table = [measure(T, N, arguments.rounds) for T, N in SHAPES]
     for name in table[0]:
