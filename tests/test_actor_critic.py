@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from rlkit_core.builtin.actor_critic import ActorCritic, actor_critic
+from rlkit_core.builtin.encoding import features_for_acting
 from rlkit_core.builtin.explorations import GaussianConfig
 from rlkit_core.builtin.networks import MLPConfig
 from rlkit_core.rollout import Rollout, tree_map
@@ -253,3 +255,26 @@ def test_many_and_few_are_acted_on_alike(action_space: spaces.Space[Any], value_
     together = torch.cat([act.action for act in few])
     assert (together - many.action).abs().double().mean() < 1e-5
     assert together.dtype == many.action.dtype
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), 1e38])
+def test_a_policy_that_has_diverged_acts_without_warnings(weight: float) -> None:
+    """That it has is told by the learner; what numpy has to say about it would stand between."""
+    space = spaces.Box(-1, 1, (4,), np.float32)
+    policy = actor_critic(
+        space,
+        spaces.Discrete(3),
+        MLPConfig(hidden=(16, 8), activation="tanh"),
+        exploration=GaussianConfig(),
+        normalize_observations=True,
+    )
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.fill_(weight)
+    policy.preprocessor.update(torch.randn(10, 4) * 1e-20)
+    obs = np.full((2, 4), 3e38, np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        policy.act(obs, generator=torch.Generator())
+        assert policy.act(obs).action.shape == (2,)
+        features_for_acting(policy.trunk, policy.preprocessor, obs)

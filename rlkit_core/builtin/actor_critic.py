@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import gymnasium
+import numpy as np
 import torch
 from gymnasium import spaces
 from torch import Tensor, nn
@@ -95,7 +96,8 @@ class ActorCritic(Policy):
 
     def _act(self, obs: Tree, state: Tree, starts: Tensor, generator: torch.Generator | None) -> Act:
         distribution = self.distribution
-        with torch.no_grad():
+        # What has diverged is found in what comes of it; numpy's warnings would only come before.
+        with torch.no_grad(), np.errstate(over="ignore", invalid="ignore"):
             features = self._acting_features(*self.preprocessor.for_acting(obs))
             raw = linear(features, self.policy_head)
             if not distribution.takes_arrays:

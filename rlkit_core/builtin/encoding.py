@@ -137,6 +137,7 @@ class ObservationNormalizer(nn.Module):
         buffers: Any = self._buffers
         return [buffers[f"{name}_{i}"] for name in names]
 
+    @np.errstate(over="ignore", invalid="ignore")
     def update(self, obs: Tree) -> None:
         """Take newly collected observations `[B, ...]` into the statistics (parallel Welford, Chan et al. 1979)."""
         parts = leaves(obs, self._space)
@@ -201,8 +202,9 @@ class Preprocessor(nn.Module):
 
 def features_for_acting(network: Network, preprocessor: Preprocessor, obs: Tree) -> Tensor:
     """Features of observations as the environment gave them, without gradient."""
-    obs, on_arrays = preprocessor.for_acting(obs)
-    return torch.from_numpy(network.on_arrays(obs)) if on_arrays else network(obs)
+    with np.errstate(over="ignore", invalid="ignore"):  # what has diverged is found in what comes of it
+        obs, on_arrays = preprocessor.for_acting(obs)
+        return torch.from_numpy(network.on_arrays(obs)) if on_arrays else network(obs)
 
 
 def _first_leaf(tree: Tree) -> Any:
