@@ -208,7 +208,8 @@ def features_for_acting(network: Network, preprocessor: Preprocessor, obs: Tree)
 
 
 def _first_leaf(tree: Tree) -> Any:
-    while not isinstance(tree, (np.ndarray, Tensor)):
+    # Arrays first, because asking for a Mapping takes ten times as long.
+    while not isinstance(tree, (np.ndarray, Tensor)) and isinstance(tree, (Mapping, tuple)):
         tree = next(iter(tree.values() if isinstance(tree, Mapping) else tree))
     return tree
 
