@@ -14,6 +14,8 @@ from torch import Tensor
 Tree = Any
 """An observation or action batch as its space has it: a tensor, a dict of trees (Dict) or a tuple of trees (Tuple)."""
 
+_LARGEST = 8_192
+"""Observations evaluated at a time."""
 _UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 
 
@@ -147,8 +149,14 @@ class Rollout:
         batch = tree_map(lambda leaf: leaf.reshape(rows, *leaf.shape[2:]), self.all_obs)
         if self.finals is not None:
             batch = tree_map(lambda leaf, final: torch.cat([leaf, final]), batch, self.finals.obs)
+        number = rows + (0 if self.finals is None else len(self.finals.time))
         with torch.no_grad():
-            all_values = value(batch).cpu()  # [(T+1)*N + K]
+            # So many at a time that their features stay in the cache.
+            parts = [
+                value(tree_map(lambda leaf: leaf[start : start + _LARGEST], batch))  # noqa: B023 (used at once)
+                for start in range(0, max(number, 1), _LARGEST)
+            ]
+            all_values = (parts[0] if len(parts) == 1 else torch.cat(parts)).cpu()  # [(T+1)*N + K]
         grid = all_values[:rows].view(T + 1, N)
         next_values = grid[1:]
         if self.finals is not None:

@@ -147,3 +147,25 @@ def test_trees() -> None:
     assert mixed["a"][1]["b"].tolist() == [3, -4]
     rows = tree_where(torch.tensor([True, False]), torch.ones(2, 3), torch.zeros(2, 3))
     assert rows.tolist() == [[1, 1, 1], [0, 0, 0]]
+
+
+@given(rollouts(min_columns=1, min_rows=1, nasty=False))
+def test_values_of_many_are_computed_in_parts(arrays: RolloutArrays) -> None:
+    """Which changes none of them, and asks for each observation once."""
+    rollout, _ = build(arrays, True, torch.float32)
+    asked: list[int] = []
+
+    def value(obs: Tree) -> torch.Tensor:
+        leaf = obs["y"][0]
+        asked.append(len(leaf))
+        return leaf.flatten(1).sum(1) * 3
+
+    expected = rollout.values(value)
+    (number,), asked[:] = tuple(asked), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rlkit_core.rollout._LARGEST", 3)
+        in_parts = rollout.values(value)
+    assert max(asked) <= 3
+    assert sum(asked) == number
+    for part, whole in zip(in_parts, expected, strict=True):
+        assert torch.equal(part, whole)
