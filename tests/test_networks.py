@@ -457,11 +457,20 @@ def test_the_same_on_arrays(config: NetworkConfig, space: gymnasium.Space[Any]) 
 
 
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
-def test_large_products_on_arrays_too(activation: str) -> None:
+def test_large_products_on_arrays_too(activation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where numpy's would take several threads, whatever the run was told, torch's are taken."""
-    network = MLPConfig(hidden=(600, 700), activation=activation).build(VECTOR)
+    network = MLPConfig(hidden=(300, 700), activation=activation).build(VECTOR)
     obs = batch(VECTOR)[1]
+    widths = []
+    addmm = torch.addmm
+
+    def watched(bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        widths.append(tuple(weight.shape))
+        return addmm(bias, x, weight)
+
+    monkeypatch.setattr(torch, "addmm", watched)
     answer = torch.from_numpy(network.on_arrays(obs.numpy()))
+    assert widths == [(300, 700)]  # 5 rows: a million multiplications
     torch.testing.assert_close(answer, network(obs).detach(), rtol=0, atol=1e-4)
 
 
