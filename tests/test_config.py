@@ -295,6 +295,23 @@ def test_hostile_files_are_refused_at_once(name: str, tmp_path: Path, monkeypatc
     assert not Path("PWNED").exists()
 
 
+@pytest.mark.parametrize("opening", ["[", "{a: "])
+def test_brackets_in_yaml_are_counted_before_they_are_read(opening: str, tmp_path: Path) -> None:
+    """PyYAML's time grows with the square of those that are open; those that are closed again do no harm."""
+
+    def nested(depth: int) -> Path:
+        file = tmp_path / f"{depth}.yaml"
+        file.write_text("a: " + opening * depth + {"[": "]", "{a: ": "}"}[opening] * depth)
+        return file
+
+    assert read_config_file(nested(50)).keys() == {"a"}
+    with pytest.raises(UsageError, match="nested too deeply"):
+        read_config_file(nested(51))
+    many = tmp_path / "many.yaml"
+    many.write_text("a: [" + "[], " * 500 + "]")
+    assert len(read_config_file(many)["a"]) == 500
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [

@@ -11,7 +11,7 @@ import pytest
 from rlkit_core import train
 from rlkit_core.environment import Environments
 from rlkit_core.profiling import SECTIONS, Profile
-from rlkit_core.run_folder import read_json
+from rlkit_core.run_folder import read_journal, read_json
 
 
 class Work:
@@ -81,3 +81,27 @@ def test_a_run_is_the_same_and_says_where_its_time_went(algorithm: str, tmp_path
     weights = [(tmp_path / name / "policy/last/policy.safetensors").read_bytes() for name in ("plain", "watched")]
     assert weights[0] == weights[1]
     assert Environments.step is step
+
+
+def test_evaluations_are_left_out(tmp_path: Path) -> None:
+    """They take most of this run, and act and step as training does."""
+    result = train(
+        "a2c",
+        env="CartPole-v1",
+        total_steps=4_000,
+        stop_at="never",
+        eval_every=500,
+        eval_episodes=100,
+        tracker="none",
+        progress="none",
+        profile=True,
+        run_dir=tmp_path / "run",
+    )
+    training, before = 0.0, 0
+    for _, record in read_journal(result.run_dir / "metrics.jsonl"):
+        if "time/steps_per_second" in record["metrics"]:
+            training += (record["step"] - before) / record["metrics"]["time/steps_per_second"]
+            before = record["step"]
+    evaluations = result.seconds - training
+    assert result.profile is not None
+    assert sum(result.profile.values()) < training + 0.5 * evaluations
