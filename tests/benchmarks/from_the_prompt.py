@@ -26,7 +26,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from in_turn import ONE_THREAD, machine
+from in_turn import ONE_THREAD, machine, training
 
 GOAL = 475.0
 
@@ -102,13 +102,9 @@ def run_rlkit(folder: Path, seed: int) -> dict[str, float]:
     seconds = time.perf_counter() - began
     if json.loads((run_dir / "tracking.json").read_text())["state"] != "ok":
         sys.exit("the record in MLflow is not complete")
-    training = steps = 0.0
-    for record in map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines()):
-        speed = record["metrics"].get("time/steps_per_second")
-        if speed:
-            training, steps = training + (record["step"] - steps) / speed, record["step"]
+    steps, seconds_of_training, _ = [*training(run_dir)][-1]
     whole = json.loads((run_dir / "status.json").read_text())["result"]["seconds"]
-    return {"seconds": seconds, "evaluations": whole - training, "steps": steps}
+    return {"seconds": seconds, "evaluations": whole - seconds_of_training, "steps": steps}
 
 
 def _run(command: list[str], folder: Path) -> str:

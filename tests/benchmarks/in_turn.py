@@ -10,7 +10,9 @@ import resource
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
@@ -64,11 +66,18 @@ def ratio(ours: Sequence[Mapping[str, float]], theirs: Sequence[Mapping[str, flo
     return f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
 
 
-def rlkit_speed(warm: int, timed: int, algorithm: Any, env: str) -> float:
-    """Environment steps per second of training with rlkit after `warm` steps, from the run's own journal."""
-    import tempfile
-    from pathlib import Path
+def training(run_dir: Path) -> Iterator[tuple[int, float, dict[str, float]]]:
+    """Records of a run's journal: step, seconds of training up to the last record of it, and metrics."""
+    seconds, before = 0.0, 0
+    for record in map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines()):
+        speed = record["metrics"].get("time/steps_per_second")
+        if speed is not None:
+            seconds, before = seconds + (record["step"] - before) / speed, record["step"]
+        yield record["step"], seconds, record["metrics"]
 
+
+def rlkit_speed(warm: int, timed: int, algorithm: Any, env: str) -> float:
+    """Environment steps per second of training with rlkit after `warm` steps."""
     from rlkit_core import train
 
     with tempfile.TemporaryDirectory() as folder:
@@ -84,13 +93,6 @@ def rlkit_speed(warm: int, timed: int, algorithm: Any, env: str) -> float:
             tracker="none",
             progress="none",
         )
-        lines = (result.run_dir / "metrics.jsonl").read_text().splitlines()
-    steps, seconds, before = 0, 0.0, 0
-    for record in map(json.loads, lines):
-        speed = record["metrics"].get("time/steps_per_second")
-        if speed is None:
-            continue
-        if before >= warm:
-            steps, seconds = steps + record["step"] - before, seconds + (record["step"] - before) / speed
-        before = record["step"]
-    return steps / seconds
+        points = [(step, seconds) for step, seconds, _ in training(result.run_dir)]
+    (first_step, first), (last_step, last) = points[0], points[-1]
+    return (last_step - first_step) / (last - first)

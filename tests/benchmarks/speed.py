@@ -1,12 +1,13 @@
 """Speed of training beside Stable-Baselines3: the same settings, in turn, one thread.
 
     pip install -c constraints.txt -e '.[bench]'
-    python tests/benchmarks/speed.py [ppo] [dqn] [sac] [td3] [--pairs 5]
+    python tests/benchmarks/speed.py [ppo] [cleanrl] [dqn] [sac] [td3] [--pairs 5]
 
-    ppo  rl-baselines3-zoo's settings for CartPole-v1: 8 environments, 32 steps, a minibatch of 256, 20 epochs
-    dqn  rl-baselines3-zoo's settings for CartPole-v1: 256 steps, then 128 gradient steps of 64
-    sac  Pendulum-v1, a gradient step of 256 with each environment step, two layers of 256
-    td3  Pendulum-v1, a gradient step of 256 with each environment step, layers of 400 and 300
+    ppo      rl-baselines3-zoo's settings for CartPole-v1: 8 environments, 32 steps, a minibatch of 256, 20 epochs
+    cleanrl  CleanRL's settings of PPO, in Stable-Baselines3's: 4 environments, 128 steps, minibatches of 128, 4 epochs
+    dqn      rl-baselines3-zoo's settings for CartPole-v1: 256 steps, then 128 gradient steps of 64
+    sac      Pendulum-v1, a gradient step of 256 with each environment step, two layers of 256
+    td3      Pendulum-v1, a gradient step of 256 with each environment step, layers of 400 and 300
 
 Each run is a process of its own, which warms up before it is timed. Nothing is evaluated or tracked. The networks have
 the same layers, and both learn with Adam. A ratio is that of two runs, one after the other; the machine may be busy, so
@@ -16,21 +17,14 @@ the median of the pairs counts.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import json
 import math
-import os
-import platform
-import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
-ROWS = {"ppo": (2_048, 10_240), "dqn": (2_560, 7_680), "sac": (300, 600), "td3": (300, 600)}
+from in_turn import in_turn, machine, median, ratio, report, rlkit_speed
+
+ROWS = {"ppo": (2_048, 10_240), "cleanrl": (2_048, 10_240), "dqn": (2_560, 7_680), "sac": (300, 600), "td3": (300, 600)}
 """Environment steps to warm up, and to be timed."""
 PER_STEP = ("sac", "td3")
 """Rows in which the time of a step is shown, not steps per second."""
@@ -57,6 +51,18 @@ def rlkit_config(name: str) -> Any:
             clip_schedule="linear",
             normalize_observations=False,
         )
+    if name == "cleanrl":
+        return PPOConfig(
+            collector=StepsConfig(num_envs=4, num_steps=128),
+            estimator=LambdaConfig(gamma=0.99, gae_lambda=0.95, normalize="off"),
+            minibatch_size=128,
+            epochs=4,
+            learning_rate=2.5e-4,
+            learning_rate_schedule="linear",
+            value_clip=0.2,
+            entropy_coef=0.01,
+            normalize_observations=False,
+        )
     if name == "dqn":
         return DQNConfig(
             collector=StepsConfig(num_envs=1, num_steps=256),
@@ -80,34 +86,8 @@ def rlkit_config(name: str) -> Any:
 
 
 def run_rlkit(name: str) -> float:
-    """Environment steps per second, from the run's own journal."""
-    from rlkit_core import train
-
-    warm, timed = ROWS[name]
-    with tempfile.TemporaryDirectory() as folder:
-        result = train(
-            rlkit_config(name),
-            env="Pendulum-v1" if name in PER_STEP else "CartPole-v1",
-            total_steps=warm + timed,
-            log_every=warm,
-            stop_at="never",
-            eval_every=10**9,
-            eval_max_steps=1,
-            run_dir=Path(folder) / "run",
-            tracker="none",
-            progress="none",
-        )
-        lines = (result.run_dir / "metrics.jsonl").read_text().splitlines()
-    records = [json.loads(line) for line in lines]
-    steps, seconds, before = 0, 0.0, 0
-    for record in records:
-        speed = record["metrics"].get("time/steps_per_second")
-        if speed is None:
-            continue
-        if before >= warm:
-            steps, seconds = steps + record["step"] - before, seconds + (record["step"] - before) / speed
-        before = record["step"]
-    return steps / seconds
+    """Environment steps per second of rlkit."""
+    return rlkit_speed(*ROWS[name], rlkit_config(name), "Pendulum-v1" if name in PER_STEP else "CartPole-v1")
 
 
 def run_sb3(name: str) -> float:
@@ -128,6 +108,20 @@ def run_sb3(name: str) -> float:
             n_epochs=20,
             learning_rate=lambda remaining: 1e-3 * remaining,
             clip_range=lambda remaining: 0.2 * remaining,
+            device="cpu",
+        )
+    elif name == "cleanrl":
+        model = sb3.PPO(
+            "MlpPolicy",
+            make_vec_env("CartPole-v1", 4),
+            n_steps=128,
+            batch_size=128,
+            gae_lambda=0.95,
+            gamma=0.99,
+            n_epochs=4,
+            learning_rate=lambda remaining: 2.5e-4 * remaining,
+            clip_range_vf=0.2,
+            ent_coef=0.01,
             device="cpu",
         )
     elif name == "dqn":
@@ -173,11 +167,12 @@ def floor(name: str) -> float:
     # What a layer from `i` to `o` numbers costs with B rows: forwards, and for the gradients of weights and of inputs.
     actor, critic = {
         "ppo": ([4, 64, 64, 2], [4, 64, 64, 1]),
+        "cleanrl": ([4, 64, 64, 2], [4, 64, 64, 1]),
         "dqn": ([4, 256, 256, 2], []),
         "sac": ([3, 256, 256, 2], [4, 256, 256, 1]),
         "td3": ([3, 400, 300, 1], [4, 400, 300, 1]),
     }[name]
-    B = 64 if name == "dqn" else 256
+    B = {"dqn": 64, "cleanrl": 128}.get(name, 256)
 
     def forwards(sizes: list[int]) -> list[Any]:
         return [(B, i, o) for i, o in pairwise(sizes)]
@@ -192,7 +187,7 @@ def floor(name: str) -> float:
         return forwards(sizes) + weights(sizes) + inputs(sizes, 1)
 
     number = 1.0
-    if name == "ppo":
+    if name in ("ppo", "cleanrl"):
         products = learn(actor) + learn(critic)
     elif name == "dqn":
         products = forwards(actor) + learn(actor)
@@ -218,24 +213,15 @@ def floor(name: str) -> float:
 
 def measure(name: str, pairs: int) -> None:
     """Run a row and print it."""
-    speeds = []
-    for _ in range(pairs):
-        pair = []
-        for side in ("rlkit", "sb3"):
-            command = [sys.executable, __file__, name, "--side", side]
-            done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-            if done.returncode:
-                sys.exit(done.stderr)
-            pair.append(float(done.stdout.split()[-1]))
-        speeds.append(pair)
-    ratios = sorted(ours / theirs for ours, theirs in speeds)
-    ours, theirs = (statistics.median(column) for column in zip(*speeds, strict=True))
+    runs = in_turn(__file__, {side: [name, "--side", side] for side in ("rlkit", "sb3")}, pairs)
+    ours, theirs = (median(runs[side], "steps_per_second") for side in ("rlkit", "sb3"))
     if name in PER_STEP:
         shown = f"rlkit {1e3 / ours:.2f} ms a gradient step (with its environment step), sb3 {1e3 / theirs:.2f} ms"
     else:
         shown = f"rlkit {ours:,.0f} steps/s, sb3 {theirs:,.0f} steps/s"
-    print(f"{name}: {shown}; ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})", flush=True)
-    print(f"     the matrix products of a gradient step alone: {floor(name):.2f} ms", flush=True)
+    print(f"{name}: {shown}; ratio {ratio(runs['rlkit'], runs['sb3'], 'steps_per_second')}", flush=True)
+    memory = ", ".join(f"{side} {median(found, 'mib'):,.0f} MiB" for side, found in runs.items())
+    print(f"     the matrix products of a gradient step alone: {floor(name):.2f} ms; memory: {memory}", flush=True)
 
 
 def main() -> None:
@@ -246,14 +232,10 @@ def main() -> None:
     parser.add_argument("--side", choices=["rlkit", "sb3"], help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:
-        print((run_rlkit if arguments.side == "rlkit" else run_sb3)(arguments.rows[0]))
+        run = run_rlkit if arguments.side == "rlkit" else run_sb3
+        report(steps_per_second=run(arguments.rows[0]))
         return
-    try:
-        versions = {name: importlib.metadata.version(name) for name in ("stable-baselines3", "torch", "gymnasium")}
-    except importlib.metadata.PackageNotFoundError as error:
-        sys.exit(f"{error.name} is not installed\npip install -c constraints.txt -e '.[bench]'")
-    named = ", ".join(f"{name} {version}" for name, version in versions.items())
-    print(f"{platform.machine()} ({platform.system()}), Python {platform.python_version()}, {named}, 1 thread")
+    print(machine("stable-baselines3"), flush=True)
     for name in arguments.rows or ROWS:
         measure(name, arguments.pairs)
 

@@ -12,7 +12,6 @@ sides take turns, seed by seed, each in a process of its own on one thread.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 import tempfile
@@ -20,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from in_turn import alone, machine, report
+from in_turn import alone, machine, report, training
 
 EVERY, EPISODES, GOAL, IN_A_ROW = 1_000, 100, 475.0, 3
 BUDGETS = (20_000, 60_000, 200_000)
@@ -53,17 +52,12 @@ def _run_rlkit(seed: int, budget: int) -> tuple[float, int]:
             tracker="none",
             progress="none",
         )
-        lines = (result.run_dir / "metrics.jsonl").read_text().splitlines()
-    seconds, before, in_a_row = 0.0, 0, 0
-    for record in map(json.loads, lines):
-        metrics = record["metrics"]
-        if "time/steps_per_second" in metrics:
-            seconds += (record["step"] - before) / metrics["time/steps_per_second"]
-            before = record["step"]
-        if "evaluation/return" in metrics:
-            in_a_row = in_a_row + 1 if metrics["evaluation/return"] >= GOAL else 0
-            if in_a_row == IN_A_ROW:
-                return seconds, record["step"]
+        in_a_row = 0
+        for step, seconds, metrics in training(result.run_dir):
+            if "evaluation/return" in metrics:
+                in_a_row = in_a_row + 1 if metrics["evaluation/return"] >= GOAL else 0
+                if in_a_row == IN_A_ROW:
+                    return seconds, step
     return math.inf, budget
 
 
