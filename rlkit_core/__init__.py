@@ -9,7 +9,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlkit_core.checkpoint import load_policy
     from rlkit_core.collector import Collector
     from rlkit_core.component import (
         AlgorithmConfig,
@@ -31,8 +30,9 @@ if TYPE_CHECKING:
     from rlkit_core.registry import Registry
     from rlkit_core.returns import ReturnEstimator, Returns
     from rlkit_core.rollout import Episode, Rollout
+    from rlkit_core.stored_policy import load_policy
     from rlkit_core.tracking import Tracker
-    from rlkit_core.training import Result, train
+    from rlkit_core.training import Result, resume, train
 
 _MODULE_OF = {
     "Act": "policy",
@@ -61,7 +61,8 @@ _MODULE_OF = {
     "TrackerConfig": "component",
     "evaluate": "evaluation",
     "hookimpl": "hookspecs",
-    "load_policy": "checkpoint",
+    "load_policy": "stored_policy",
+    "resume": "training",
     "train": "training",
 }
 
@@ -93,6 +94,7 @@ __all__ = [
     "evaluate",
     "hookimpl",
     "load_policy",
+    "resume",
     "train",
 ]
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rlkit_core.checkpoint import load_policy
 from rlkit_core.component import EnvironmentConfig
 from rlkit_core.config import RunConfig
 from rlkit_core.environment import Environments, first_non_finite
@@ -19,6 +18,7 @@ from rlkit_core.registry import Registry, import_modules
 from rlkit_core.rollout import Episode, Tree, tree_map, tree_where
 from rlkit_core.run_folder import RunFolder, read_json
 from rlkit_core.seeding import SeedStream, global_generators
+from rlkit_core.stored_policy import load_policy
 
 
 @dataclass(frozen=True)

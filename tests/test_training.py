@@ -24,7 +24,7 @@ from rlkit_a2c.config import A2CConfig
 from rlkit_core.builtin.collectors import EpisodesConfig, StepsConfig
 from rlkit_core.builtin.environments import GymnasiumConfig
 from rlkit_core.builtin.networks import MLPConfig
-from rlkit_core.checkpoint import load_policy
+from rlkit_core.stored_policy import load_policy
 from rlkit_core.component import Setup
 from rlkit_core.errors import ConfigError, Diverged, PluginError, RunInUse, UsageError
 from rlkit_core.hookspecs import hookimpl
