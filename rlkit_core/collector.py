@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
 
+from rlkit_core.environment import Inexact
 from rlkit_core.policy import Policy
 from rlkit_core.rollout import Rollout
 
@@ -31,6 +33,23 @@ class Collector(ABC):
         Raises:
             EnvironmentFault: an environment raised or returned what its spaces do not allow.
         """
+
+    def state_dict(self) -> Mapping[str, Any] | None:
+        """All state that decides what is collected next: environments, generators, what a stateful policy carries.
+
+        Tensors, numpy arrays, numbers, texts, and lists, tuples and dicts of them. None: it cannot be stored, and a
+        resumed run starts fresh episodes.
+        """
+        return None
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take the state back, before the first `collect`.
+
+        Raises:
+            Inexact: the environments cannot be brought back to where they were; everything else has been, and the next
+                `collect` starts fresh episodes.
+        """
+        raise Inexact("the collector does not store its state")
 
     def close(self) -> None:  # noqa: B027 (not every collector holds something)
         """Free environments and processes."""

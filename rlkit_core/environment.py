@@ -13,7 +13,7 @@ observation of the next episode comes, and so in where the true successor of the
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from typing import Any, NamedTuple, cast
 
@@ -22,6 +22,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from rlkit_core import environment_state
 from rlkit_core.errors import EnvironmentFault, UsageError
 from rlkit_core.rollout import Episode, Tree, tree_leaves, tree_map
 from rlkit_core.seeding import SeedStream
@@ -60,6 +61,10 @@ class Step(NamedTuple):
 _NO_LANES = np.zeros(0, dtype=np.int64)
 
 
+class Inexact(Exception):
+    """A state cannot be brought back as it was; the text says why. What was to be continued starts afresh."""
+
+
 class Environments:
     """N environments ("lanes") stepped together.
 
@@ -69,6 +74,7 @@ class Environments:
             (DISABLED), else by lane for the first episode.
         native: it is an environment's own vector class: it draws all lanes from one generator, takes a single seed,
             and nobody else has checked what it returns.
+        checked: its environments are `CheckedEnv`s, one by one or in processes: they can tell their states.
 
     Attributes:
         first_index: what the first lane is called in errors, the others counting from there.
@@ -77,7 +83,14 @@ class Environments:
         return_so_far: `[N]` undiscounted sum of its rewards.
     """
 
-    def __init__(self, vector_env: VectorEnv[Any, Any, Any], seeds: SeedStream, *, native: bool = False) -> None:
+    def __init__(
+        self,
+        vector_env: VectorEnv[Any, Any, Any],
+        seeds: SeedStream,
+        *,
+        native: bool = False,
+        checked: bool = False,
+    ) -> None:
         self.vector_env = vector_env
         self.num_envs: int = vector_env.num_envs
         self.observation_space: gymnasium.Space[Any] = vector_env.single_observation_space
@@ -95,7 +108,9 @@ class Environments:
         self.return_so_far = np.zeros(self.num_envs)
         self._lane_seeds = [seeds.stream("lane", lane) for lane in range(self.num_envs)]
         self._native = native
+        self._checked = checked
         self._resets_next = _NO_LANES  # NEXT_STEP: lanes that the next call of step only resets
+        self._obs: Tree = None  # [N, ...] the last ones, in the vector environment's own memory
         self._everywhere = np.ones(self.num_envs, dtype=np.bool_)
         self._nowhere = np.zeros(self.num_envs, dtype=np.bool_)
 
@@ -107,6 +122,7 @@ class Environments:
         obs, _ = self._unpack(self._call(self.vector_env.reset, seed=seed), 2)
         if self._native:
             self._check_obs(obs)
+        self._obs = obs
         return obs
 
     def step(self, actions: Tree) -> Step:
@@ -122,6 +138,7 @@ class Environments:
             self._check_obs(obs)
             self._check_lanes(rewards, terminated, truncated)
         self.return_so_far += rewards
+        self._obs = obs
 
         ended = terminated | truncated
         valid = self._everywhere
@@ -150,7 +167,94 @@ class Environments:
             # A native class draws on from its one generator: a new seed would start all lanes' stream anew.
             seed = None if self._native else [self._seed(i) if ended[i] else None for i in range(self.num_envs)]
             obs, _ = self._call(self.vector_env.reset, seed=seed, options={"reset_mask": ended.copy()})
+            self._obs = obs
         return Step(obs, rewards, terminated, truncated, valid, ended, lanes, episodes, final_obs)
+
+    @property
+    def needs_actions(self) -> bool:
+        """Whether `state_dict` needs the actions of open episodes; to be asked after `reset`."""
+        return self._checked and any(self._ask("needs_actions"))
+
+    def state_dict(self, actions: Tree = None) -> dict[str, Any]:
+        """Where the environments stand: counters, and their states as plain numbers where those can be had.
+
+        Args:
+            actions: `[L, N, ...]`, the last L actions; where `needs_actions`, at least those of all open episodes, or
+                the episodes in question start afresh.
+        """
+        state: dict[str, Any] = {
+            "episode": self.episode.copy(),
+            "step_in_episode": self.step_in_episode.copy(),
+            "return_so_far": self.return_so_far.copy(),
+            "resets_next": self._resets_next.copy(),
+            "obs": None if self._obs is None else tree_map(np.array, self._obs),
+            "vector": environment_state.capture_vector(self.vector_env),
+            "lanes": None,
+            "actions": None,
+        }
+        if state["vector"] is None and self._obs is not None and self._checked:
+            state["lanes"] = self._ask("lane_state")
+            if any(lane["state"] is None for lane in state["lanes"]):
+                state["actions"] = actions
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> Tree:
+        """Go on from a `state_dict`; returns the last observations `[N, ...]`, or None if there were none.
+
+        Raises:
+            Inexact: they cannot be brought back: the next `reset` starts episodes that the state has not seen.
+        """
+        for name in ("episode", "step_in_episode", "return_so_far"):
+            getattr(self, name)[:] = state[name]
+        if state["obs"] is None:
+            return None
+        resets_next = np.asarray(state["resets_next"], np.int64)
+        if state["vector"] is not None:
+            self._call(self.vector_env.reset, seed=0)
+            try:
+                environment_state.restore_vector(self.vector_env, state["vector"])
+            except Exception as error:
+                raise Inexact(f"their state does not fit: {type(error).__name__}: {error}") from error
+            obs = tree_map(np.array, state["obs"])
+        elif state["lanes"] is not None:
+            lanes = [
+                {**lane, "obs": tree_map(lambda leaf: leaf[i], state["obs"]), "ended": i in resets_next}  # noqa: B023
+                for i, lane in enumerate(state["lanes"])
+            ]
+            for i, lane in enumerate(lanes):
+                lane["actions"] = () if lane["state"] is not None else self._open_actions(i, state["actions"])
+            obs, _ = self._call(self.vector_env.reset, options={RESTORE: lanes})
+            self._refuse_others(obs, state["obs"])
+        else:
+            raise Inexact("they do not tell their state")
+        self._resets_next = resets_next
+        self._obs = obs
+        return obs
+
+    def _ask(self, method: str) -> list[Any]:
+        """What that method of each `CheckedEnv` answers."""
+        return list(self._call(cast(Any, self.vector_env).call, method))
+
+    def _open_actions(self, lane: int, actions: Tree) -> list[Any]:
+        """Actions of a lane's open episode, as its environment takes them."""
+        count = int(self.step_in_episode[lane])
+        length = 0 if actions is None else len(tree_leaves(actions)[0][1])
+        if count > length:
+            raise Inexact(
+                f"environment {self.first_index + lane} is {count:,} steps into its episode, too many to repeat"
+            )
+        return [tree_map(lambda leaf: leaf[t, lane], actions) for t in range(length - count, length)]  # noqa: B023
+
+    def _refuse_others(self, obs: Tree, stored: Tree) -> None:
+        """Raise Inexact where an environment did not come back to where it was."""
+        for lane, problem in enumerate(self._ask("restore_problem")):
+            same = all(
+                np.array_equal(mine[lane], theirs[lane], equal_nan=mine.dtype.kind == "f")
+                for (_, mine), (_, theirs) in zip(tree_leaves(obs), tree_leaves(stored), strict=True)
+            )
+            if problem is not None or not same:
+                what = problem or "its episode, played again, gives other observations"
+                raise Inexact(f"environment {self.first_index + lane} does not come back: {what}")
 
     def fault(self, lane: int, what: str, *, episode: int | None = None, step: int | None = None) -> EnvironmentFault:
         """An error that says where `what` happened; by default in the lane's present episode and step."""
@@ -282,6 +386,9 @@ class LaneFault(Exception):
         return inner.lane_and_what() if isinstance(inner, LaneFault) else cast(tuple[int, str], self.args)
 
 
+RESTORE = "rlkit_restore"
+"""Option of a reset with the `lane_state` of every lane: each goes on from its own."""
+
 _LARGEST = float(np.finfo(np.float32).max)  # rollouts hold rewards as float32
 
 
@@ -303,6 +410,9 @@ class CheckedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._index = index
         self._episode = -1
         self._step = 0
+        self._seed: int | None = None
+        self._rng: environment_state.State | None = None
+        self._problem: str | None = None
         space: gymnasium.Space[Any] = self.env.observation_space
         self._space = space
         self._shape = space.shape if isinstance(space, spaces.Box) else None
@@ -310,8 +420,12 @@ class CheckedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset and check the first observation."""
+        if options is not None and RESTORE in options:
+            return self._restore(options[RESTORE][self._index]), {}
         self._episode += 1
         self._step = 0
+        # What it takes to play the episode again.
+        self._seed, self._rng = seed, environment_state.rng_state(self.env.unwrapped) if seed is None else None
         try:
             answer = self.env.reset(seed=seed, options=options)
         except Exception as error:
@@ -347,6 +461,54 @@ class CheckedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             # In mode SAME_STEP the reset follows before anybody reads this, and some environments write in place.
             obs = deepcopy(obs)
         return obs, reward, terminated, truncated, {}
+
+    def lane_state(self) -> environment_state.State:
+        """What it takes to go on from here in another process, besides the actions of the open episode."""
+        return {
+            "episode": self._episode,
+            "step": self._step,
+            "seed": self._seed,
+            "rng": self._rng,
+            "state": environment_state.capture(self.env),
+            "lasting": environment_state.lasting(self.env),
+        }
+
+    def needs_actions(self) -> bool:
+        """Whether it also takes the actions of the open episode, because the state cannot be read."""
+        return environment_state.capture(self.env) is None
+
+    def restore_problem(self) -> str | None:
+        """Why the last reset with `RESTORE` did not bring the state back, or None."""
+        return self._problem
+
+    def _restore(self, lane: Mapping[str, Any]) -> Any:
+        """Go on from a `lane_state`, to which `obs`, `actions` and `ended` have been added; returns the observation.
+
+        What goes wrong is kept for `restore_problem`: raised in a worker, it would end that.
+        """
+        self._problem = None
+        self._episode, self._step, self._seed, self._rng = (lane[key] for key in ("episode", "step", "seed", "rng"))
+        try:
+            if lane["state"] is not None:
+                self.env.reset(seed=lane["seed"])
+                environment_state.restore(self.env, lane["state"])
+                obs = lane["obs"]
+            else:
+                obs = environment_state.play_again(self.env, lane["seed"], lane["rng"], lane["actions"])
+                environment_state.restore_lasting(self.env, lane["lasting"])
+            self._check_obs(obs, self._space, "obs")
+        except Exception as error:
+            self._problem = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            obs = self.env.reset()[0]
+        if lane["ended"]:
+            # Whoever steps the environments of mode NEXT_STEP does not know that this one is to be reset.
+            self.step = self._reset_instead  # type: ignore[method-assign]
+        return obs
+
+    def _reset_instead(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        del self.step
+        obs, info = self.reset()
+        return obs, 0.0, False, False, info
 
     def _fault(self, what: str) -> LaneFault:
         return LaneFault(self._index, f"episode {self._episode}, step {self._step}: {what}")

@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import operator
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -45,13 +46,35 @@ class SeedStream:
         return np.random.SeedSequence(self.seed, spawn_key=key)
 
 
+def generator_states() -> dict[str, Any]:
+    """Where the global generators of Python, numpy and torch stand."""
+    import torch
+
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": torch.random.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],  # type: ignore[no-untyped-call]
+    }
+
+
+def set_generator_states(states: Mapping[str, Any]) -> None:
+    """Let them go on from there."""
+    import torch
+
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    torch.random.set_rng_state(states["torch"])
+    if states["cuda"]:
+        torch.cuda.set_rng_state_all(states["cuda"])
+
+
 @contextmanager
 def global_generators(seeds: SeedStream) -> Iterator[None]:
     """Seed Python's, numpy's and torch's global generators from the stream, and give the caller's back at the end."""
     import torch
 
-    python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
-    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    before = generator_states()
     try:
         random.seed(seeds.integer("python"))
         np.random.seed(seeds.integer("numpy"))
@@ -61,8 +84,4 @@ def global_generators(seeds: SeedStream) -> Iterator[None]:
         torch.cuda.manual_seed_all(seeds.integer("cuda"))
         yield
     finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
-        torch.random.set_rng_state(torch_state)
-        if cuda_states:
-            torch.cuda.set_rng_state_all(cuda_states)
+        set_generator_states(before)

@@ -110,8 +110,8 @@ class GymnasiumConfig(EnvironmentConfig):
                 from rlkit_core.builtin.workers import Workers
 
                 worker_seeds = [seeds.integer("worker", i) for i in range(num_envs)]
-                return Environments(Workers(makers, worker_seeds, mode, config.timeout), seeds)
-            return Environments(SyncVectorEnv(makers, copy=False, autoreset_mode=mode), seeds)
+                return Environments(Workers(makers, worker_seeds, mode, config.timeout), seeds, checked=True)
+            return Environments(SyncVectorEnv(makers, copy=False, autoreset_mode=mode), seeds, checked=True)
 
     def make_evaluation(self, num_episodes: int, seeds: SeedStream, *, render_mode: str | None = None) -> Environments:
         """Native: a lane per episode. Else sync: what is evaluated now and then is not worth a process each."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 
 from rlkit_core.collector import Collector
-from rlkit_core.environment import Environments, first_non_finite
+from rlkit_core.environment import Environments, Inexact, first_non_finite
 from rlkit_core.policy import Act, Policy, StatefulPolicy
 from rlkit_core.rollout import Episode, FinalObservations, Rollout, Tree, tree_map
 from rlkit_core.seeding import SeedStream
@@ -56,6 +57,27 @@ class EpisodesCollector(Collector):
         for track in tracks:
             track.refuse_non_finite()
         return _join(tracks)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Environments, and the generator of actions."""
+        return {
+            "environments": [environments.state_dict() for environments in self.lanes],
+            "generator": self._generator.get_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take it back."""
+        self._generator.set_state(state["generator"])
+        problems: list[Inexact] = []
+        for i, (lane, part) in enumerate(zip(self.lanes, state["environments"], strict=True)):
+            # In that mode the next rollout begins with a reset, whatever was before.
+            anew = lane.autoreset_mode is AutoresetMode.NEXT_STEP
+            try:
+                self._obs[i] = lane.load_state_dict({**part, "obs": None} if anew else part)
+            except Inexact as error:
+                problems.append(error)
+        if problems:
+            raise problems[0]
 
     def close(self) -> None:
         """Close the environments."""

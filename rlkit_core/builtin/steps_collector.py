@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import torch
 
+from rlkit_core import environment_state
 from rlkit_core.collector import Collector
 from rlkit_core.environment import Array, Environments, first_non_finite
 from rlkit_core.policy import Act, Policy, StatefulPolicy
-from rlkit_core.rollout import Episode, FinalObservations, Rollout, Tree, tree_map, tree_where
+from rlkit_core.rollout import Episode, FinalObservations, Rollout, Tree, tree_leaves, tree_map, tree_where
 from rlkit_core.seeding import SeedStream
 
 
@@ -30,6 +35,7 @@ class StepsCollector(Collector):
         self._obs: Tree = None  # [N, ...] what the next action answers
         self._starts = np.ones(environments.num_envs, dtype=np.bool_)  # [N] the next row is the first of an episode
         self._state: Tree = None
+        self._actions: _Log | None = None
 
     @torch.no_grad()
     def collect(self, policy: Policy) -> Rollout:
@@ -37,6 +43,7 @@ class StepsCollector(Collector):
         environments, T, N = self.environments, self._num_steps, self.environments.num_envs
         if self._obs is None:
             self._obs = environments.reset()
+            self._keep_actions()
         first_episode, first_step = environments.episode.copy(), environments.step_in_episode.copy()
 
         # New arrays each time: a learner may keep the last ones.
@@ -78,6 +85,8 @@ class StepsCollector(Collector):
             raise
         self._obs = step.obs
         self._refuse_non_finite(obs_rows, rewards, valid, finals, first_episode, first_step, T)
+        if self._actions is not None:
+            self._actions.add(tree_map(np.array, action_rows), T, int(environments.step_in_episode.max()))
 
         return Rollout(
             all_obs=tree_map(torch.from_numpy, obs_rows),
@@ -91,9 +100,35 @@ class StepsCollector(Collector):
             episodes=tuple(episodes),
         )
 
+    def state_dict(self) -> dict[str, Any]:
+        """Environments, the generator of actions, and what a stateful policy carries."""
+        return {
+            "environments": self.environments.state_dict(None if self._actions is None else self._actions.joined()),
+            "generator": self._generator.get_state(),
+            "starts": self._starts.copy(),
+            "state": self._state,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take it back; the actions of open episodes come with the environments."""
+        self._generator.set_state(state["generator"])
+        self._obs = self.environments.load_state_dict(state["environments"])
+        if self._obs is None:
+            return
+        self._starts[:] = state["starts"]
+        if state["state"] is not None:
+            self._state = tree_map(lambda leaf: leaf.to(self._generator.device), state["state"])
+        self._keep_actions()
+        actions = state["environments"]["actions"]
+        if self._actions is not None and actions is not None:
+            self._actions.add(actions, len(tree_leaves(actions)[0][1]), environment_state.LONGEST_EPISODE)
+
     def close(self) -> None:
         """Close the environments."""
         self.environments.close()
+
+    def _keep_actions(self) -> None:
+        self._actions = _Log() if self.environments.needs_actions else None
 
     def _act(self, policy: Policy, obs: Tree) -> Act:
         if not isinstance(policy, StatefulPolicy):
@@ -150,6 +185,27 @@ class StepsCollector(Collector):
             if not valid[t, lane] or (t in resets and (t < row or after_reset)):
                 number, count = number + 1, 0
         raise self.environments.fault(lane, what, episode=number, step=count)
+
+
+class _Log:
+    """The last actions, as many as the longest open episode has, in pieces `[T, N, ...]`."""
+
+    def __init__(self) -> None:
+        self._pieces: deque[tuple[int, Tree]] = deque()
+        self._length = 0
+
+    def add(self, actions: Tree, num_steps: int, longest: int) -> None:
+        """Add actions, of which the last `longest` steps are still needed."""
+        self._pieces.append((num_steps, actions))
+        self._length += num_steps
+        while self._pieces and self._length - self._pieces[0][0] >= min(longest, environment_state.LONGEST_EPISODE):
+            self._length -= self._pieces.popleft()[0]
+
+    def joined(self) -> Tree:
+        """All of them, `[L, N, ...]`, or None."""
+        if not self._pieces:
+            return None
+        return tree_map(lambda *pieces: np.concatenate(pieces), *(actions for _, actions in self._pieces))
 
 
 def _numpy(tensor: torch.Tensor) -> Array:
