@@ -1,355 +1,390 @@
-"""Stored policies: weights as safetensors, everything else as JSON. Nothing in them can run code."""
+"""Checkpoints: all that decides how a run goes on, so that a resumed one computes the same bits.
+
+    checkpoints/
+      120000/                 by environment step
+        manifest.json         the other files with sizes and hashes, what the run was made with, a hash of itself
+        state.json            numbers, texts and structure
+        tensors.safetensors   tensors and arrays
+      segments/               rows of replays, each written once, named by part and hash; manifests refer to them
+
+A checkpoint is written into a folder of another name, each file and the folder are brought to the disk, and then it
+gets its name: it is there as a whole or not at all. Nothing in it is a pickle, and nothing in it names code.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
-import operator
-import os
+import re
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import gymnasium
 import numpy as np
-from gymnasium import spaces
-from gymnasium.spaces.utils import flatdim
 
-from rlkit_core.component import AlgorithmConfig, Setup, dump
-from rlkit_core.config import Draft, Problems
-from rlkit_core.errors import ConfigError, RlkitError, StorageError, UsageError
-from rlkit_core.run_folder import RunFolder, read_json, write_json
-from rlkit_core.seeding import SeedStream, global_generators
+from rlkit_core.errors import Diverged, StorageError, UsageError
+from rlkit_core.learner import GrowingPart, Part
+from rlkit_core.run_folder import read_json, sync_folder, write_file
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rlkit_core.policy import Policy
-    from rlkit_core.registry import Registry
-
 FORMAT = 1
 MAX_JSON_SIZE = 30_000_000
-"""Bytes of a `policy.json`: it holds the bounds of spaces, which may be images."""
-MAX_SPACE_SIZE = 10_000_000
-"""Numbers in an observation or action of a stored policy: a damaged file must not fill the memory."""
+"""Bytes of a manifest or state: larger ones are no checkpoint's, and would fill the memory."""
+
+_STATE, _TENSORS, _MANIFEST, _SEGMENTS = "state.json", "tensors.safetensors", "manifest.json", "segments"
+_KINDS = ("$tensor", "$array", "$float", "$tuple", "$items")
 
 
-def save_policy(
-    path: Path,
-    policy: Policy,
-    algorithm: AlgorithmConfig,
-    observation_space: gymnasium.Space[Any],
-    action_space: gymnasium.Space[Any],
-    about: Mapping[str, Any],
-) -> None:
-    """Store a policy in a folder, in the place of what was there.
+@dataclass(frozen=True)
+class _Segment:
+    """A file of rows: its name, size and hash, and how far the part's rows go with it."""
+
+    file: str
+    size: int
+    sha256: str
+    position: list[int]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint that has been read.
+
+    Attributes:
+        step: environment steps of the run by then.
+        state: what `Checkpoints.save` was given.
+        made_with: likewise.
+    """
+
+    step: int
+    state: dict[str, Any]
+    made_with: dict[str, Any]
+    _folder: Path
+    _segments: dict[str, list[_Segment]]
+
+    def restore(self, parts: Mapping[str, Part]) -> None:
+        """Give a learner's parts their states back.
+
+        Raises:
+            StorageError: they do not fit, or a file is damaged.
+        """
+        states = self.state["learner"]
+        if states.keys() != parts.keys():
+            raise StorageError(f"{self._folder} holds the parts {', '.join(states)}, the learner {', '.join(parts)}")
+        for name, part in parts.items():
+            try:
+                if isinstance(part, GrowingPart):
+                    for segment in self._segments.get(name, []):
+                        part.add_rows(self._rows(segment))
+                part.load_state_dict(states[name])
+            except (StorageError, UsageError):
+                raise
+            except Exception as error:
+                what = " ".join(str(error).split())[:300]
+                raise StorageError(
+                    f"{self._folder} does not fit the run's settings: {name}: {type(error).__name__}: {what}"
+                ) from error
+
+    def _rows(self, segment: _Segment) -> dict[str, Tensor]:
+        path = self._folder.parent / _SEGMENTS / segment.file
+        return _tensors(path, _read(path, segment.size, segment.sha256))
+
+
+class Checkpoints:
+    """The checkpoints of a run.
 
     Args:
-        path: the folder.
-        policy: whose weights.
-        algorithm: builds such a policy again.
-        observation_space: what it was built for.
-        action_space: likewise.
-        about: whatever a reader may want to know (step, evaluation).
+        path: their folder.
+        keep: how many of them stay.
+    """
+
+    def __init__(self, path: Path, keep: int = 2) -> None:
+        self.path = path
+        self._keep = keep
+        self._segments: dict[str, list[_Segment]] = {}
+        self.latest: int | None = None
+        """Step of the last checkpoint that was written or loaded."""
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints that are there, the last one last."""
+        try:
+            names = [entry.name for entry in self.path.iterdir()]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StorageError(f"cannot read {self.path}: {error.strerror or error}") from error
+        return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]{0,17}", name))
+
+    def save(
+        self, step: int, state: Mapping[str, Any], parts: Mapping[str, Part], made_with: Mapping[str, Any]
+    ) -> None:
+        """Write a checkpoint, and remove the oldest.
+
+        Args:
+            step: environment steps of the run.
+            state: its state, besides the learner's parts.
+            parts: the learner's parts.
+            made_with: settings, versions, machine: what a resumed run is compared with.
+
+        Raises:
+            StorageError: it could not be written; those that were there still are.
+            Diverged: a tensor of a part is not finite; nothing was written.
+        """
+        growing = {name: part for name, part in parts.items() if isinstance(part, GrowingPart)}
+        states = {name: part.state_dict() for name, part in parts.items() if name not in growing}
+        states |= {name: part.state_dict(rows=False) for name, part in growing.items()}
+        tensors: dict[str, Tensor] = {}
+        tree = _encode({**state, "learner": states}, "", tensors)
+        _refuse_non_finite(tensors)
+        temporary, target = self.path / f".{step}.tmp", self.path / str(step)
+        try:
+            (self.path / _SEGMENTS).mkdir(parents=True, exist_ok=True)
+            segments = {name: self._grown(name, part) for name, part in growing.items()}
+            for leftover in self.path.glob(".*.tmp"):  # of saves that were killed
+                shutil.rmtree(leftover)
+            temporary.mkdir()
+            files = {_STATE: json.dumps(tree, separators=(",", ":")).encode(), _TENSORS: _serialized(tensors)}
+            content = {
+                "format": FORMAT,
+                "step": step,
+                "files": {name: {"size": len(data), "sha256": _sha256(data)} for name, data in files.items()},
+                "segments": {name: [vars(segment) for segment in some] for name, some in segments.items()},
+                "made_with": dict(made_with),
+            }
+            files[_MANIFEST] = json.dumps({**content, "sha256": _hash(content)}, indent=1).encode()
+            for name, data in files.items():
+                write_file(temporary / name, data)
+            sync_folder(temporary)
+            if target.exists():
+                # Left by another attempt of this run, which did not go on from it: it was refused, or abandoned.
+                shutil.rmtree(target)
+            temporary.rename(target)
+            sync_folder(self.path)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise StorageError(f"cannot write checkpoint {target}: {error.strerror or error}") from error
+        self._segments, self.latest = segments, step
+        # The checkpoint is there, whether or not an old one can be removed; the next save tries again.
+        with contextlib.suppress(OSError, StorageError):
+            self._remove_old()
+
+    def _grown(self, name: str, part: GrowingPart) -> list[_Segment]:
+        """The segments of a part, a new one with what has come since the last checkpoint among them."""
+        segments = [segment for segment in self._segments.get(name, []) if part.keeps(segment.position)]
+        rows = part.rows_since(segments[-1].position if segments else None)
+        if rows is None:
+            return segments
+        data = _serialized(rows)
+        digest = _sha256(data)
+        folder = self.path / _SEGMENTS
+        file = f"{re.sub(r'[^A-Za-z0-9_]', '_', name)}-{digest[:16]}.safetensors"
+        write_file(folder / f".{file}.tmp", data)
+        (folder / f".{file}.tmp").rename(folder / file)
+        sync_folder(folder)
+        return [*segments, _Segment(file, len(data), digest, list(part.position()))]
+
+    def _remove_old(self) -> None:
+        """Remove what is neither the latest checkpoint nor one of those before it that are to stay."""
+        assert self.latest is not None
+        steps = [step for step in self.steps() if step <= self.latest][-self._keep :]
+        for step in set(self.steps()) - set(steps):
+            shutil.rmtree(self.path / str(step))
+        kept = {segment.file for some in self._segments.values() for segment in some}
+        for step in steps:
+            if step != self.latest:
+                # One that cannot be read keeps nothing: there is no resuming from it.
+                with contextlib.suppress(StorageError):
+                    listed = _read_manifest(self.path / str(step))["segments"]
+                    kept |= {segment["file"] for some in listed.values() for segment in some}
+        for path in (self.path / _SEGMENTS).iterdir():
+            if path.name not in kept:
+                path.unlink()
+
+    def load(self, step: int) -> Checkpoint:
+        """Read a checkpoint; rows of replays are read when it is restored, but looked at now.
+
+        Raises:
+            StorageError: it is damaged; says which part of it.
+        """
+        folder = self.path / str(step)
+        manifest = _read_manifest(folder)
+        try:
+            listed = {name: (file["size"], file["sha256"]) for name, file in manifest["files"].items()}
+            segments = {
+                str(name): [
+                    _Segment(s["file"], s["size"], s["sha256"], [int(number) for number in s["position"]]) for s in some
+                ]
+                for name, some in manifest["segments"].items()
+            }
+            content = {name: _read(folder / name, *listed[name]) for name in (_STATE, _TENSORS)}
+            if manifest["step"] != step:
+                raise ValueError(f"it says that it is of step {manifest['step']}")
+            if len(content[_STATE]) > MAX_JSON_SIZE:
+                raise ValueError(f"{_STATE} is larger than {MAX_JSON_SIZE:,} bytes")
+            for some in segments.values():
+                for segment in some:
+                    if not re.fullmatch(r"[A-Za-z0-9_]+-[0-9a-f]{16}\.safetensors", segment.file):
+                        raise ValueError(f"no segment has the name {segment.file!r:.60}")
+                    _check_size(self.path / _SEGMENTS / segment.file, segment.size)
+            tensors = _tensors(folder / _TENSORS, content[_TENSORS])
+            state = _decode(json.loads(content[_STATE]), tensors)
+            if not isinstance(state, dict) or not isinstance(state.get("learner"), dict):
+                raise ValueError(f"{_STATE} holds no learner's state")
+            if not isinstance(manifest["made_with"], dict):
+                raise ValueError("it does not say what it was made with")
+        except StorageError:
+            raise
+        except Exception as error:
+            what = " ".join(str(error).split())[:200]
+            raise StorageError(f"checkpoint {folder} is damaged: {type(error).__name__}: {what}") from error
+        return Checkpoint(step, state, manifest["made_with"], folder, segments)
+
+    def go_on_from(self, checkpoint: Checkpoint) -> None:
+        """What is saved next comes after that one."""
+        self._segments, self.latest = dict(checkpoint._segments), checkpoint.step
+
+
+# ---- files ----
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """What the manifest says, as it was written.
 
     Raises:
-        StorageError: it could not be written; what was there before still is.
+        StorageError: it is not.
     """
-    from safetensors.torch import save
-    from torch import contiguous_format
-
-    # Clones, because parameters may be views of one buffer, which the format refuses.
-    tensors = {name: tensor.detach().cpu() for name, tensor in policy.state_dict().items()}
-    weights = save({name: tensor.clone(memory_format=contiguous_format) for name, tensor in tensors.items()})
-    content = {
-        **about,
-        "format": FORMAT,
-        "algorithm": dump(algorithm),
-        "observation_space": space_to_data(observation_space),
-        "action_space": space_to_data(action_space),
-        "weights_sha256": hashlib.sha256(weights).hexdigest(),
-    }
-    temporary, old = path.with_name(f".{path.name}.tmp"), _old(path)
+    path = folder / _MANIFEST
+    _check_size(path)
     try:
-        if temporary.exists():  # a save was killed
-            shutil.rmtree(temporary)
-        temporary.mkdir(parents=True)
-        with open(temporary / "policy.safetensors", "wb") as file:
-            file.write(weights)
-            file.flush()
-            os.fsync(file.fileno())
-        write_json(temporary / "policy.json", {**content, "sha256": _hash(content)})
-        _sync(temporary)
-        # A folder cannot be replaced in one step. At each moment `path` or `old` is whole, and `load_policy` knows.
-        if path.exists():
-            if old.exists():
-                shutil.rmtree(old)
-            path.rename(old)
-        temporary.rename(path)
-        _sync(path.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    except (OSError, StorageError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if old.exists() and not path.exists():
-            with suppress(OSError):
-                old.rename(path)
-        if isinstance(error, StorageError):
-            raise
-        raise StorageError(f"cannot write policy {path}: {error.strerror or error}") from error
+        manifest = read_json(path)
+    except RecursionError:
+        manifest = None
+    if not isinstance(manifest, dict) or "format" not in manifest:
+        raise StorageError(f"{path} is damaged: it describes no checkpoint")
+    if manifest["format"] != FORMAT:
+        raise StorageError(f"{path} has format {manifest['format']!r:.20}; this version of rlkit reads format {FORMAT}")
+    if manifest.pop("sha256", None) != _hash(manifest):
+        raise StorageError(f"{path} is damaged: its content does not have the hash that it names")
+    return manifest
 
 
-def _old(path: Path) -> Path:
-    """Where a stored policy is put while another one takes its place."""
-    return path.with_name(f".{path.name}.old")
-
-
-def _sync(folder: Path) -> None:
-    """Make sure that what a folder lists is on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _check_size(path: Path, size: int | None = None) -> None:
+    """Raise StorageError where a path is no file of that size: a link, a pipe, a folder, or nothing."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        found = path.lstat()
+    except (OSError, ValueError) as error:
+        raise StorageError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise StorageError(f"{path} is damaged: it is no regular file")
+    if size is None and found.st_size > MAX_JSON_SIZE:
+        raise StorageError(f"{path} is damaged: it is larger than {MAX_JSON_SIZE:,} bytes")
+    if size is not None and found.st_size != size:
+        raise StorageError(f"{path} is damaged: it has {found.st_size:,} bytes, its manifest says {size!r:.30}")
+
+
+def _read(path: Path, size: int, sha256: str) -> bytes:
+    _check_size(path, size)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
+    if _sha256(content) != sha256:
+        raise StorageError(f"{path} is damaged: its hash is not the one in its manifest")
+    return content
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _hash(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return _sha256(json.dumps(content, sort_keys=True).encode())
 
 
-def _find(source: str | Path, which: str) -> Path:
-    path = _stored(Path(source)) or _stored(RunFolder.open(source).policy_path(which))
-    if path is None:
-        when = "when training ends" if which == "last" else "at the first evaluation"
-        other = "best" if which == "last" else "last"
-        hint = f"\nit has a {other} one: --which {other}" if _stored(RunFolder.open(source).policy_path(other)) else ""
-        raise UsageError(f"run {source} has no {which} policy: it is written {when}{hint}")
-    return path
+def _serialized(tensors: Mapping[str, Tensor]) -> bytes:
+    from safetensors.torch import save
+
+    return save(dict(tensors))
 
 
-def policy_about(source: str | Path, which: str = "last") -> dict[str, Any]:
-    """What is stored beside a policy's weights: its algorithm's settings, its spaces, when it was stored.
-
-    Raises:
-        UsageError: there is no such policy.
-        StorageError: it is damaged.
-    """
-    return _read_about(_find(source, which) / "policy.json")
-
-
-def load_policy(
-    source: str | Path, *, which: str = "last", registry: Registry | None = None, device: str = "cpu"
-) -> Policy:
-    """The policy of a run, ready to act.
-
-    Args:
-        source: a run folder, or the folder of a stored policy.
-        which: `last` or `best`, where a run folder is given.
-        registry: where the algorithm is looked up; default: what is installed.
-        device: where its weights go.
-
-    Raises:
-        UsageError: there is none.
-        StorageError: it is damaged.
-        PluginError: its plugin is broken.
-    """
+def _tensors(path: Path, content: bytes) -> dict[str, Tensor]:
     from safetensors.torch import load
 
-    from rlkit_core.registry import Registry
-
-    _check_device(device)
-    path = _find(source, which)
-    about = _read_about(path / "policy.json")
     try:
-        algorithm = algorithm_from_data(about["algorithm"], registry or Registry())
-        observation_space = space_from_data(about["observation_space"])
-        action_space = space_from_data(about["action_space"])
-    except RlkitError:
-        raise
-    except Exception as error:  # gymnasium refuses bad spaces with whatever comes to hand
-        raise StorageError(f"{path / 'policy.json'} is damaged: {type(error).__name__}: {error}") from error
-    weights = path / "policy.safetensors"
-    try:
-        content = weights.read_bytes() if weights.is_file() else b""
-    except OSError as error:
-        raise StorageError(f"cannot read {weights}: {error.strerror or error}") from error
-    if hashlib.sha256(content).hexdigest() != about["weights_sha256"]:
-        raise StorageError(f"{weights} is damaged: its hash is not the one in policy.json")
-
-    def build(device: str) -> Policy:
-        return algorithm.build(Setup(observation_space, action_space, 1, 1, device, seeds)).policy
-
-    seeds = SeedStream(0, "load")
-    try:
-        tensors = load(content)
-        with global_generators(seeds):  # initial weights are drawn, and overwritten at once
-            size = flatdim(observation_space) + flatdim(action_space) + _numbers_in(about["algorithm"])
-            if size > 4096:
-                _check_shapes(build, tensors)
-            policy = build(device)
-        policy.load_state_dict(tensors)
-    except RlkitError:
-        raise
+        return load(content)
     except Exception as error:
-        raise StorageError(f"{path} does not fit its own settings: {' '.join(str(error).split())[:300]}") from error
-    policy.eval()
-    return policy
+        raise StorageError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from error
 
 
-def _check_device(device: str) -> None:
+# ---- state as data ----
+
+
+def _refuse_non_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Raise Diverged where a number of the learner is not finite: from there nothing is to be resumed."""
     import torch
 
-    try:
-        kind = torch.device(device).type
-    except RuntimeError:
-        raise UsageError(f"there is no device {device}") from None
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UsageError("device cuda: torch finds no CUDA device here\ntake device cpu")
+    for name, tensor in tensors.items():
+        if name.startswith("learner/") and tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise Diverged(f"{name.removeprefix('learner/')} is not finite; no checkpoint is stored with it")
 
 
-def _stored(path: Path) -> Path | None:
-    """The folder that holds the policy: the path, or what was there when a save was killed in its last step."""
-    return next((folder for folder in (path, _old(path)) if (folder / "policy.json").is_file()), None)
-
-
-def _read_about(file: Path) -> dict[str, Any]:
-    """What `policy.json` says, as it was written."""
-    try:
-        if file.stat().st_size > MAX_JSON_SIZE:
-            raise StorageError(f"{file} is damaged: it is larger than {MAX_JSON_SIZE:,} bytes")
-        about = read_json(file)
-    except OSError as error:
-        raise StorageError(f"cannot read {file}: {error.strerror or error}") from error
-    except RecursionError:
-        about = None
-    if not isinstance(about, dict) or "format" not in about:
-        raise StorageError(f"{file} is damaged: it says nothing of a policy")
-    if about["format"] != FORMAT:
-        raise StorageError(f"{file} has format {about['format']!r:.20}; this version of rlkit reads format {FORMAT}")
-    if about.pop("sha256", None) != _hash(about):
-        raise StorageError(f"{file} is damaged: its content does not have the hash that it names")
-    return about
-
-
-def _numbers_in(data: Any) -> int:
-    """Sum of the whole numbers in plain data."""
-    if isinstance(data, (dict, list)):
-        return sum(map(_numbers_in, data.values() if isinstance(data, dict) else data))
-    return abs(data) if isinstance(data, int) else 0
-
-
-def _check_shapes(build: Callable[[str], Policy], tensors: Mapping[str, Tensor]) -> None:
-    """Refuse settings of a network that is not the stored one, before they fill the memory.
-
-    Built without storage, which costs a second: for settings with large numbers only.
+def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    """A state as JSON; tensors and arrays go into `tensors` by their path, as copies.
 
     Raises:
-        ValueError: the shapes differ.
+        TypeError: it holds something else than tensors, arrays, numbers, texts, and lists, tuples and dicts of them.
     """
     import torch
 
-    try:
-        with torch.device("meta"):
-            policy = build("meta")
-    except Exception:  # not every algorithm can be built so, and none has to
-        return
-    shapes = {name: tensor.shape for name, tensor in policy.state_dict().items()}
-    if shapes != {name: tensor.shape for name, tensor in tensors.items()}:
-        raise ValueError("the settings describe a network of other shapes")
+    if value is None or isinstance(value, (bool, str)) or type(value) is int:
+        return value
+    if type(value) is float:
+        return value if math.isfinite(value) else {"$float": repr(value)}
+    if isinstance(value, torch.Tensor):
+        # A clone, because parameters may be views of one buffer, which the format refuses.
+        tensors[path] = value.detach().to("cpu", copy=True).contiguous()
+        return {"$tensor": path}
+    if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biuf":
+        tensors[path] = torch.from_numpy(np.array(value, order="C"))
+        return {"$array": path}
+    if isinstance(value, Mapping):
+        if all(type(key) is str and not key.startswith("$") for key in value):
+            return {key: _encode(part, f"{path}/{key}" if path else key, tensors) for key, part in value.items()}
+        items = list(value.items())
+        return {"$items": [[_encode(part, f"{path}/{i}.{j}", tensors) for j, part in enumerate(pair)]
+                           for i, pair in enumerate(items)]}  # fmt: skip
+    if isinstance(value, (list, tuple)):
+        parts = [_encode(part, f"{path}/{i}", tensors) for i, part in enumerate(value)]
+        return {"$tuple": parts} if isinstance(value, tuple) else parts
+    if isinstance(value, (int, float)):  # subclasses, such as an enum's members
+        return _encode(int(value) if isinstance(value, int) else float(value), path, tensors)
+    raise TypeError(f"the state of {path.removeprefix('learner/')} holds a {type(value).__name__}, which is no data")
 
 
-def algorithm_from_data(data: Any, registry: Registry) -> AlgorithmConfig:
-    """An algorithm's config from plain data with its name.
-
-    Raises:
-        ConfigError: it is wrong.
-    """
-    if not isinstance(data, Mapping) or not isinstance(data.get("name"), str):
-        raise ConfigError([(("algorithm",), "should be a table with the algorithm's name and settings")])
-    problems: Problems = []
-    settings = {key: value for key, value in data.items() if key != "name"}
-    draft = Draft(registry.get("algorithm", data["name"]), registry)
-    draft.apply(settings, ("algorithm",), problems)
-    config = draft.build(("algorithm",), problems)
-    if problems:
-        raise ConfigError(problems)
-    assert isinstance(config, AlgorithmConfig)
-    return config
-
-
-def space_to_data(space: gymnasium.Space[Any]) -> dict[str, Any]:
-    """A space as plain JSON values.
+def _decode(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The state that `_encode` made that of.
 
     Raises:
-        UsageError: spaces of that class are not stored.
+        Exception: of any class: it is none.
     """
-    if isinstance(space, spaces.Box):
-        bounds = {"low": _bound_to_data(space.low), "high": _bound_to_data(space.high)}
-        return {"space": "Box", "shape": list(space.shape), "dtype": str(space.dtype), **bounds}
-    if isinstance(space, spaces.Discrete):
-        return {"space": "Discrete", "n": int(space.n), "start": int(space.start), "dtype": str(space.dtype)}
-    if isinstance(space, spaces.MultiDiscrete):
-        numbers = {"nvec": space.nvec.tolist(), "start": space.start.tolist()}
-        return {"space": "MultiDiscrete", **numbers, "dtype": str(space.dtype)}
-    if isinstance(space, spaces.MultiBinary):
-        return {"space": "MultiBinary", "n": space.n if isinstance(space.n, int) else list(space.shape)}
-    if isinstance(space, spaces.Dict) and all(isinstance(key, str) for key in space.spaces):
-        return {"space": "Dict", "spaces": {key: space_to_data(part) for key, part in space.spaces.items()}}
-    if isinstance(space, spaces.Tuple):
-        return {"space": "Tuple", "spaces": [space_to_data(part) for part in space.spaces]}
-    raise UsageError(f"policies of space {space} cannot be stored")
-
-
-def space_from_data(data: Mapping[str, Any]) -> gymnasium.Space[Any]:
-    """The space that `space_to_data` described.
-
-    Raises:
-        KeyError, TypeError, ValueError: it describes none.
-    """
-    kind = data["space"]
-    if kind == "Box":
-        shape, dtype = _shape(data["shape"]), _number_type(data["dtype"])
-        low, high = (_bound_from_data(data[name], shape, dtype) for name in ("low", "high"))
-        return spaces.Box(low, high, shape, dtype.type)
-    if kind == "Discrete":
-        return spaces.Discrete(data["n"], start=data["start"], dtype=_number_type(data["dtype"]).type)
-    if kind == "MultiDiscrete":
-        return spaces.MultiDiscrete(data["nvec"], dtype=_number_type(data["dtype"]).type, start=data["start"])
-    if kind == "MultiBinary":
-        n = data["n"]
-        _shape(n if isinstance(n, list) else [n])
-        return spaces.MultiBinary(n)
-    if kind == "Dict":
-        # Pairs, because Gymnasium sorts the names of a dict, and the weights belong to the order as it was.
-        return spaces.Dict([(key, space_from_data(part)) for key, part in data["spaces"].items()])
-    if kind == "Tuple":
-        return spaces.Tuple([space_from_data(part) for part in data["spaces"]])
-    raise ValueError(f"unknown space {kind!r}")
-
-
-def _shape(data: Any) -> tuple[int, ...]:
-    shape = tuple(operator.index(length) for length in data)
-    if math.prod(shape) > MAX_SPACE_SIZE or any(length < 0 for length in shape):
-        raise ValueError(f"no space has the shape {shape}")
-    return shape
-
-
-def _number_type(name: Any) -> np.dtype[Any]:
-    if not isinstance(name, str) or np.dtype(name).kind not in "biuf":
-        raise ValueError(f"no space has numbers of type {name!r}")
-    return np.dtype(name)
-
-
-def _bound_to_data(bound: np.ndarray[Any, Any]) -> Any:
-    # One number where all are equal: an image has thousands. As text, because JSON has no infinity.
-    flat = [repr(value) for value in bound.reshape(-1).tolist()]
-    return flat[0] if len(set(flat)) == 1 else flat
-
-
-def _bound_from_data(data: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-    number = float if dtype.kind == "f" else int
-    if isinstance(data, str):
-        return np.full(shape, number(data), dtype)
-    return np.array([number(value) for value in data], dtype).reshape(shape)
+    if isinstance(tree, list):
+        return [_decode(part, tensors) for part in tree]
+    if not isinstance(tree, dict):
+        return tree
+    if len(tree) != 1 or next(iter(tree)) not in _KINDS:
+        return {key: _decode(part, tensors) for key, part in tree.items()}
+    ((kind, content),) = tree.items()
+    if kind == "$tensor":
+        return tensors[content].clone()
+    if kind == "$array":
+        return tensors[content].clone().numpy()
+    if kind == "$float":
+        return float(content)
+    parts = [_decode(part, tensors) for part in content]
+    return tuple(parts) if kind == "$tuple" else dict(parts)

@@ -70,6 +70,15 @@ class RunConfig(BaseModel):
     log_every: int | None = Field(
         None, ge=1, description="environment steps between records; default: a five-hundredth of total_steps"
     )
+    checkpoint_every: Annotated[
+        int | Literal["never"] | None,
+        Field(
+            description="environment steps between checkpoints, from which `rlkit resume` goes on; never: none, also "
+            "at the end; default: a fiftieth of total_steps, put off while saving takes more than a twentieth of the "
+            "time of training"
+        ),
+    ] = None
+    keep_checkpoints: int = Field(2, ge=1, description="checkpoints that are kept, the last ones")
     episode_log_every: int | None = Field(
         None, ge=1, description="print the last and the running return every so many episodes, as the notebook does"
     )
@@ -126,6 +135,13 @@ class RunConfig(BaseModel):
     def resolved_eval_every(self) -> int:
         """Environment steps between evaluations."""
         return self.eval_every or max(1, self.total_steps // 50)
+
+    @property
+    def resolved_checkpoint_every(self) -> int | None:
+        """Environment steps between checkpoints, or None where there are none."""
+        if self.checkpoint_every == "never":
+            return None
+        return self.checkpoint_every or max(1, self.total_steps // 50)
 
     @property
     def resolved_log_every(self) -> int:

@@ -7,6 +7,8 @@ and exits with the class's `exit_code`; the traceback is shown only with `--debu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class RlkitError(Exception):
     """Base of all errors that rlkit raises on purpose; raised as itself it means a bug of rlkit."""
@@ -61,3 +63,18 @@ class RunInUse(RlkitError):
     """A run folder that another process is writing to."""
 
     exit_code = 7
+
+
+class ResumeRefused(RlkitError):
+    """A run that would go on other than it began.
+
+    Args:
+        message: what to say.
+        differences: `(what, then, now, whether it changes what is computed)` each.
+    """
+
+    exit_code = 7
+
+    def __init__(self, message: str, differences: Sequence[tuple[str, str, str, bool]]) -> None:
+        self.differences = differences
+        super().__init__(message)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -16,10 +16,37 @@ class Part(Protocol):
     """Something with state to be stored: nn.Module, optimiser, normaliser, schedule."""
 
     def state_dict(self) -> Mapping[str, Any]:
-        """Tensors, numbers, strings, and lists and dicts of them."""
+        """Tensors, numpy arrays, numbers, strings, and lists, tuples and dicts of them.
+
+        Tensors of floating-point numbers hold finite ones only: a checkpoint with others is refused as diverged.
+        """
 
     def load_state_dict(self, state: Any, /) -> Any:
         """Take the state back."""
+
+
+@runtime_checkable
+class GrowingPart(Part, Protocol):
+    """A part most of whose state is rows that come and are forgotten, such as a replay.
+
+    A checkpoint writes each row once, in segments, and besides them `state_dict(rows=False)`. All segments that hold
+    rows still kept are given back, in the order they were taken in, before that state is.
+    """
+
+    def state_dict(self, rows: bool = True) -> Mapping[str, Any]:
+        """As a part's, or all of it but the rows."""
+
+    def position(self) -> list[int]:
+        """How far the rows go, in numbers that only grow."""
+
+    def rows_since(self, position: Sequence[int] | None) -> Mapping[str, Tensor] | None:
+        """Rows that have come since then (None: all that are kept), as copies; None if there are none."""
+
+    def add_rows(self, rows: Mapping[str, Tensor]) -> None:
+        """Take a segment back."""
+
+    def keeps(self, position: Sequence[int]) -> bool:
+        """Whether any row is still kept that had come by then."""
 
 
 class Learner(ABC):

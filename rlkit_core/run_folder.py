@@ -4,6 +4,7 @@ config.json         all settings, re-runnable with `rlkit run --config`
 provenance.json     versions, plugins with file hashes, git state, machine, threads, seeds
 status.json         how the run stands: running, finished, failed, …; process; result
 metrics.jsonl       the journal: one record per line, append-only
+checkpoints/        what `rlkit resume` goes on from, the last ones
 policy/last, best   weights (safetensors) and what is needed to rebuild the policy (JSON)
 tracking.json       how far the trackers have been sent the journal
 error.json          traceback of a failed run
@@ -15,6 +16,7 @@ import json
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,15 +29,37 @@ from rlkit_core.errors import RunInUse, StorageError, UsageError
 def write_json(path: Path, data: Any) -> None:
     """Replace a JSON file as a whole: a reader sees the old content or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    content = json.dumps(data, indent=2, allow_nan=False).encode() + b"\n"
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(data, file, indent=2, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
+        write_file(temporary, content)
         os.replace(temporary, path)
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a new file, and wait until it is on the disk.
+
+    Raises:
+        OSError: it is not.
+    """
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until what a folder lists is on the disk.
+
+    Raises:
+        OSError: it is not.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_json(path: Path) -> Any:
@@ -74,9 +98,19 @@ class Journal:
 
     A record is one `write` of a whole line. A torn last line (the process was killed in the middle of it) is closed
     by a newline at the next opening, so that no later record merges with it, and readers pass over it.
+
+    A run that goes on from a checkpoint makes the records after it a second time. Those that are there already, the
+    wall time aside, are not written again.
+
+    Args:
+        path: the file.
+        position: where the checkpoint left off; None: at the end.
+
+    Attributes:
+        deviates: step of the first record that came out other than the one that was there, or None.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, position: int | None = None) -> None:
         try:
             self._file = open(path, "ab+", buffering=0)  # noqa: SIM115 (kept open for the run)
             if self._file.seek(0, os.SEEK_END) > 0:
@@ -87,10 +121,26 @@ class Journal:
             raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
         self._path = path
         self._torn = False
+        self._there = deque(() if position is None else read_journal(path, position))
+        self._matched = position if self._there else None
+        self.deviates: int | None = None
+
+    @property
+    def position(self) -> int:
+        """Bytes up to the last record that this run has made."""
+        return self._file.seek(0, os.SEEK_END) if self._matched is None else self._matched
 
     def append(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append a record at an environment step; the time is now, in milliseconds since 1970."""
         record = {"step": step, "time": time.time_ns() // 1_000_000, "metrics": dict(metrics)}
+        if self._there:
+            self._matched, there = self._there.popleft()
+            if _repeatable(there) == _repeatable(record):
+                if not self._there:
+                    self._matched = None
+                return
+            self._there.clear()
+            self.deviates, self._matched = step, None
         line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
         if self._torn:
             line = b"\n" + line
@@ -102,9 +152,45 @@ class Journal:
         if self._torn:
             raise StorageError(f"cannot write {self._path}: the disk took {written} of {len(line)} bytes")
 
+    def sync(self) -> None:
+        """Wait until all records are on the disk."""
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise StorageError(f"cannot write {self._path}: {error.strerror or error}") from error
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def _repeatable(record: Mapping[str, Any]) -> str:
+    """A record without what depends on the clock, as text: NaN equals itself there."""
+    metrics = {name: value for name, value in record["metrics"].items() if not name.startswith("time/")}
+    return json.dumps([record["step"], metrics], sort_keys=True)
+
+
+def set_tail_aside(path: Path, position: int) -> None:
+    """Cut a journal there, and keep what came after in `metrics.aside.jsonl`.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    try:
+        with open(path, "rb+") as file:
+            file.seek(position)
+            tail = file.read()
+            if tail:
+                with open(path.with_suffix(".aside.jsonl"), "ab") as aside:
+                    aside.write(tail)
+                    aside.flush()
+                    os.fsync(aside.fileno())
+                file.truncate(position)
+                os.fsync(file.fileno())
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def read_journal(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -188,6 +274,27 @@ class RunFolder:
             raise UsageError(f"run folder {path} {what}\ngive the folder that `rlkit run` named at its end")
         return folder
 
+    def take(self, timeout: float = 0.0) -> None:
+        """Take the lock of an existing run's folder, which goes with the process that holds it.
+
+        Args:
+            timeout: seconds to wait for a process that has just been killed.
+
+        Raises:
+            RunInUse: another process is writing to it.
+            StorageError: it cannot be written.
+        """
+        try:
+            self._lock.acquire(timeout=timeout)
+        except Timeout:
+            status = self.status()
+            raise RunInUse(
+                f"{self.path} is in use by process {status.get('pid', '?')} on {status.get('host', 'this machine')}\n"
+                "wait for it to end, or end it"
+            ) from None
+        except OSError as error:
+            raise StorageError(f"cannot write run folder {self.path}: {error.strerror or error}") from error
+
     def release(self) -> None:
         """Give the lock back."""
         self._lock.release()
@@ -206,6 +313,11 @@ class RunFolder:
     def journal_path(self) -> Path:
         """The journal of metrics."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints_path(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
 
     @property
     def tracking_path(self) -> Path:
@@ -233,10 +345,11 @@ class RunFolder:
 
         Args:
             state: running, finished, interrupted, failed or killed.
-            more: other things to say about the run.
+            more: other things to say about the run; None takes back what was said.
         """
         process = {"pid": os.getpid(), "host": socket.gethostname(), "process_start": process_start_time(os.getpid())}
-        write_json(self.status_path, {**self.status(), **process, "state": state, **more})
+        content = {**self.status(), **process, "state": state, **more}
+        write_json(self.status_path, {key: value for key, value in content.items() if value is not None})
 
     def mark_killed(self) -> None:
         """Write into `status.json` that the process ended without a word; keeps which process it was."""

@@ -8,7 +8,7 @@ NEXT_STEP are. So the true successor of a step is always the observation of the 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -243,45 +243,96 @@ class Replay:
             extras={"index": torch.from_numpy(steps), **(extras or {})},
         )
 
-    def state_dict(self) -> dict[str, Any]:
-        """All that is stored, and the generator."""
-        N, R = len(self._head), self._rows
-        filled = R if N and int(self._head.max()) >= R else int(self._head.max(initial=0)) + 1
-
-        def shown(array: Array) -> torch.Tensor:
-            return torch.from_numpy(array.reshape(N, R, *array.shape[1:])[:, :filled])
-
+    def state_dict(self, rows: bool = True) -> dict[str, Any]:
+        """Counters, generator and the rows that wait, and all other rows unless those are stored by themselves."""
+        waiting = self._flat(np.arange(len(self._head)), self._head) if self._rows else np.zeros(0, np.int64)
         return {
-            "rows": R,
+            "rows": self._rows,
             "head": self._head.tolist(),
             "count": self._count.tolist(),
+            # Whole rows: where an episode is cut there, what the last round left of an action stays visible.
+            "waiting": [_take(leaf, waiting) for leaf in (*self._obs, *self._actions, self._rewards)],
             "generator": self._rng.bit_generator.state,
-            **(
-                {
-                    "obs": [shown(leaf) for leaf in self._obs],
-                    "actions": [shown(leaf) for leaf in self._actions],
-                    "rewards": shown(self._rewards),
-                    "flags": shown(self._flags),
-                }
-                if R
-                else {}
-            ),
+            "segment": self.rows_since(None) if rows else None,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take the state back."""
+        """Take the state back; rows that are not in it have come by `add_rows`.
+
+        Raises:
+            ValueError: rows are missing, or the replay is of another size.
+        """
+        if state["segment"] is not None:
+            self.add_rows(state["segment"])
         self._rng.bit_generator.state = state["generator"]
         if not state["rows"]:
             return
-        obs, actions = ([leaf.numpy() for leaf in state[name]] for name in ("obs", "actions"))
-        N, filled = state["rewards"].shape
-        self._allocate(N, *([(leaf.shape[2:], leaf.dtype) for leaf in part] for part in (obs, actions)))
+        head, count = (np.array(state[name], np.int64) for name in ("head", "count"))
         if self._rows != state["rows"]:
             raise ValueError(f"the stored replay has rings of {state['rows']} rows, this one of {self._rows}")
-        self._head, self._count = (np.array(state[name], np.int64) for name in ("head", "count"))
-        stored = [*self._obs, *self._actions, self._rewards, self._flags]
-        for mine, theirs in zip(stored, [*obs, *actions, state["rewards"], state["flags"]], strict=True):
-            mine.reshape(N, self._rows, *mine.shape[1:])[:, :filled] = theirs
+        if (head != self._head).any() or (count > self._count).any():
+            raise ValueError("rows of the stored replay are missing")
+        self._count = count
+        waiting = self._flat(np.arange(len(head)), head)
+        for stored, leaf in zip((*self._obs, *self._actions, self._rewards), state["waiting"], strict=True):
+            stored[waiting] = leaf.numpy()
+        self._flags[waiting] = 0
+
+    def position(self) -> list[int]:
+        """The next row of each column, counted without end."""
+        return [int(row) for row in self._head]
+
+    def rows_since(self, position: Sequence[int] | None) -> dict[str, torch.Tensor] | None:
+        """Rows from there on, columns one after the other, with the first row of each and the one behind the last.
+
+        One row before `position` is among them: it may have been cut since, being the last of its episode then.
+        """
+        if not self._rows:
+            return None
+        oldest = self._head - self._count
+        begin = oldest if not position else np.maximum(np.array(position, np.int64) - 1, oldest)
+        if position and (self._head == position).all():
+            return None
+        place = self._flat(*_ranges(begin, self._head))
+        return {
+            "begin": torch.from_numpy(begin.copy()),
+            "end": torch.from_numpy(self._head.copy()),
+            "rewards": _take(self._rewards, place),
+            "flags": _take(self._flags, place),
+            **{f"obs.{i}": _take(leaf, place) for i, leaf in enumerate(self._obs)},
+            **{f"action.{i}": _take(leaf, place) for i, leaf in enumerate(self._actions)},
+        }
+
+    def add_rows(self, rows: Mapping[str, torch.Tensor]) -> None:
+        """Take rows back that go on where the last ones end, or begin anew where those are forgotten.
+
+        Raises:
+            ValueError: they do not fit.
+        """
+        begin, end, rewards, flags = (rows[name].numpy() for name in ("begin", "end", "rewards", "flags"))
+        obs = [rows[f"obs.{i}"].numpy() for i in range(sum(name.startswith("obs.") for name in rows))]
+        actions = [rows[f"action.{i}"].numpy() for i in range(sum(name.startswith("action.") for name in rows))]
+        if not self._rows:
+            likes = [[(leaf.shape[1:], leaf.dtype) for leaf in part] for part in (obs, actions)]
+            self._allocate(len(begin), *likes)
+            self._head = begin.copy()
+        if begin.shape != self._head.shape or not ((begin >= 0) & (begin <= end) & (end - begin < self._rows)).all():
+            raise ValueError("a segment of the stored replay does not fit it")
+        if (begin > self._head).any() or (end < self._head).any():
+            raise ValueError("rows of the stored replay are missing")
+        place = self._flat(*_ranges(begin, end))
+        for mine, theirs in zip(
+            [*self._obs, *self._actions, self._rewards, self._flags], [*obs, *actions, rewards, flags], strict=True
+        ):
+            if mine.dtype != theirs.dtype or theirs.shape != (len(place), *mine.shape[1:]):
+                raise ValueError("a segment of the stored replay has other shapes")
+            mine[place] = theirs
+        self._count = np.minimum(self._count + end - self._head, self._rows - 1)
+        self._head = end.copy()
+
+    def keeps(self, position: Sequence[int]) -> bool:
+        """Whether a row before that position has not been overwritten."""
+        return bool((np.array(position, np.int64) > self._head - self._count).any())
 
 
 class PrioritizedReplay(Replay):
@@ -362,10 +413,10 @@ class PrioritizedReplay(Replay):
         self._tree.set(index.numpy()[there], priority[there])
         self._largest = max(self._largest, float(priority.max()))
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, rows: bool = True) -> dict[str, Any]:
         """As `Replay`, with the priorities."""
         return {
-            **super().state_dict(),
+            **super().state_dict(rows),
             "priorities": torch.from_numpy(self._tree.leaves),
             "largest_priority": self._largest,
         }
@@ -375,6 +426,8 @@ class PrioritizedReplay(Replay):
         super().load_state_dict(state)
         self._largest = float(state["largest_priority"])
         priorities = state["priorities"].numpy()
+        if priorities.shape != self._tree.leaves.shape:
+            raise ValueError("the stored replay has priorities of other rows")
         self._tree.set(np.arange(len(priorities)), priorities)
 
 
