@@ -22,7 +22,10 @@ from rlkit_core.component import slots_of
 from rlkit_core.config import RunConfig
 from rlkit_core.registry import Entry, Registry
 
-VERSIONS_OF = ("rlkit-core", "torch", "gymnasium", "numpy", "pydantic", "pluggy", "mlflow", "safetensors")
+VERSIONS_OF = (
+    *("rlkit-core", "torch", "gymnasium", "numpy", "pydantic", "pluggy", "mlflow", "safetensors"),
+    *("mujoco", "box2d", "ale-py"),  # what Gymnasium's environments compute with
+)
 
 
 def provenance(config: RunConfig, registry: Registry, *, run_name: str, preset: str | None) -> dict[str, Any]:
@@ -46,6 +49,7 @@ def provenance(config: RunConfig, registry: Registry, *, run_name: str, preset: 
             "system": platform.platform(),
             "processor": platform.machine(),
             "cpus": os.cpu_count(),
+            **_processor(),
         },
     }
 
@@ -118,6 +122,20 @@ def hash_of_module(module: str) -> str | None:
     except OSError:
         return None
     return digest.hexdigest()
+
+
+def _processor() -> dict[str, str]:
+    """Model of the processor, and those of its instructions that decide how sums are made."""
+    try:
+        text = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
+    except OSError:
+        return {"model": platform.processor()}
+    fields: dict[str, str] = dict(re.findall(r"^([\w ]+?)\s*: (.*)$", text, re.MULTILINE))
+    known = set(fields.get("flags", fields.get("Features", "")).split())
+    wide = sorted(
+        known & {"sse4_2", "avx", "avx2", "fma", "avx512f", "avx512_bf16", "amx_tile", "asimd", "sve", "sve2"}
+    )
+    return {"model": fields.get("model name", ""), "instructions": " ".join(wide)}
 
 
 def _git() -> dict[str, Any] | None:

@@ -331,7 +331,7 @@ class _Parent:
 
     def __init__(self, fd: int, pid: int) -> None:
         self._fd = fd
-        self._pid = pid
+        self.pid = pid
 
     def ended(self, seconds: float) -> bool:
         """Wait so long for the parent's end: it closed the pipe, or is gone.
@@ -343,11 +343,19 @@ class _Parent:
 
     def gone(self) -> bool:
         """Whether the parent's process has ended."""
-        return os.getppid() != self._pid
+        return os.getppid() != self.pid
+
+
+class _TakenOver(Exception):
+    """The run has been resumed by another process, which has a tracking process of its own."""
 
 
 def _final_state(folder: RunFolder, parent: _Parent) -> str | None:
-    """How the run ended, marking it killed if its process is gone without a word; None if it has not said so yet."""
+    """How the run ended, marking it killed if its process is gone without a word; None if it has not said so yet.
+
+    Raises:
+        _TakenOver: somebody trains in the folder again.
+    """
     deadline = time.monotonic() + 5.0
     while True:
         gone = parent.gone()
@@ -358,7 +366,17 @@ def _final_state(folder: RunFolder, parent: _Parent) -> str | None:
         if state != "running":
             return str(state)
         if gone:
-            folder.mark_killed()
+            # With the lock that its process had: nobody goes on with the run in the meantime.
+            try:
+                folder.take()
+            except RunInUse:
+                raise _TakenOver from None
+            try:
+                if folder.status().get("pid") not in (None, parent.pid):
+                    raise _TakenOver
+                folder.mark_killed()
+            finally:
+                folder.release()
             return "killed"
         if time.monotonic() > deadline:
             return None
@@ -413,7 +431,10 @@ def follow(feed: Feed, parent: _Parent) -> bool:
         if not feed.folder.config_path.exists():
             return False  # the run folder was deleted: there is nothing left to send
     deadline = time.monotonic() + AFTER_END
-    state = _final_state(feed.folder, parent)
+    try:
+        state = _final_state(feed.folder, parent)
+    except _TakenOver:
+        return False
     retry.hurry()
     while not retry.hopeless:
         if retry.call((lambda: feed.close(state)) if state is not None else feed.send):
@@ -511,6 +532,31 @@ class TrackingProcess:
 
 
 # ---- later ----
+
+
+def begin_anew(folder: RunFolder) -> None:
+    """Let the record of a run that goes on other than it was be sent to a new run of the tracker, from the beginning.
+
+    Raises:
+        RunInUse: its tracking process is still at work.
+        StorageError: `tracking.json` cannot be written.
+    """
+    lock = _tracking_lock(folder)
+    try:
+        lock.acquire(timeout=10.0)
+    except Timeout:
+        raise RunInUse(
+            f"the record of {folder.path} is being sent at this moment\nits tracking process ends at most "
+            f"{AFTER_END:.0f} s after training; try again then"
+        ) from None
+    try:
+        state = read_tracking(folder)
+        ids = {key: state["ids"][key] for key in ("uri", "experiment") if key in state["ids"]}
+        if "run_id" in state["ids"]:
+            ids["resumed_from"] = state["ids"]["run_id"]
+        write_json(folder.tracking_path, {**state, "offset": 0, "state": "pending", "ids": ids})
+    finally:
+        lock.release()
 
 
 def sync(run_dir: Path | str, build: Callable[[dict[str, Any]], Tracker | None] | None = None) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import math
+import os
 import signal
 import threading
 import time
@@ -17,17 +19,20 @@ from typing import TYPE_CHECKING, Any
 
 from rlkit_core.component import AlgorithmConfig, NetworkConfig, Setup, slots_of
 from rlkit_core.config import RunConfig
+from rlkit_core.continuation import Continuation, check_drift, choose_checkpoint
+from rlkit_core.drift import MADE_WITH, made_with
 from rlkit_core.errors import Diverged, RlkitError, StorageError, UsageError
 from rlkit_core.presets import configure
 from rlkit_core.progress import Mode, Progress, progress
 from rlkit_core.provenance import provenance
 from rlkit_core.registry import Registry, import_modules
-from rlkit_core.run_folder import Journal, RunFolder, write_json
-from rlkit_core.seeding import SeedStream, global_generators
+from rlkit_core.run_folder import Journal, RunFolder, read_json, set_tail_aside, write_json
+from rlkit_core.seeding import SeedStream, generator_states, global_generators, set_generator_states
 from rlkit_core.tracking import TrackingProcess
 
 # torch is imported where training begins, not here: until then the tracking process already starts beside us.
 if TYPE_CHECKING:
+    from rlkit_core.checkpoint import Checkpoint
     from rlkit_core.evaluation import Evaluation
     from rlkit_core.learner import Learner
     from rlkit_core.rollout import Rollout
@@ -137,37 +142,165 @@ def run(
 ) -> Result:
     """Do a run with complete settings; see `train`."""
     env = config.env.resolve(config.algorithm.collector.num_envs)
-    threshold = _threshold(config)
+    _threshold(config)
     config = config.model_copy(update={"env": env, "device": _device(config.device)})
-    hooks = registry.hooks(config.hooks) if config.hooks else None
     source = RunFolder.open(init_from).path if init_from is not None else None
     if run_dir is not None:
         folder = RunFolder.create(Path(run_dir))
     else:
         folder = RunFolder.create_new(config.resolved_group, config.seed)
-    display = progress(progress_mode, config.total_steps)
     try:
         write_json(folder.config_path, config.dump())
         about = provenance(config, registry, run_name=folder.path.name, preset=preset)
         write_json(folder.provenance_path, {**about, "init_from": None if source is None else str(source)})
-        folder.write_status("running")
-        display.line(_headline(config, preset, threshold))
-        tracking = TrackingProcess.start(folder.path) if config.tracker.active else None
-        result = Result(folder.path)
-        try:
-            with _own_world(config):
-                _Training(config, folder, display, result, threshold, hooks, source, registry).run(profile)
-            folder.write_status(result.state, result=_plain(result))
-        except BaseException as error:
-            _record_failure(folder, error)
-            raise
-        finally:
-            display.close()
-            if tracking is not None:
-                result.warning = _flush(tracking, folder)
-        return result
+        return go(Job(config, registry, folder, about, init_from=source), progress_mode=progress_mode, profile=profile)
     finally:
         folder.release()
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be done in its folder, from the beginning or from a checkpoint.
+
+    Attributes:
+        config: complete settings.
+        registry: where parts are looked up.
+        folder: the run folder, locked, with `config.json` and `provenance.json` in it.
+        about: content of `provenance.json`.
+        init_from: run whose last policy this one starts from.
+        continuation: how the run goes on, if it was begun before.
+    """
+
+    config: RunConfig
+    registry: Registry
+    folder: RunFolder
+    about: dict[str, Any]
+    init_from: Path | None = None
+    continuation: Continuation | None = None
+
+
+def go(job: Job, *, progress_mode: Mode = "auto", profile: bool = False) -> Result:
+    """Train in a run folder that has been made ready."""
+    config, folder = job.config, job.folder
+    hooks = job.registry.hooks(config.hooks) if config.hooks else None
+    threshold = _threshold(config)
+    display = progress(progress_mode, config.total_steps)
+    folder.write_status("running", result=None, error=None)
+    display.line(_headline(config, job.about.get("preset"), threshold))
+    # Beside us while torch is imported; where a run goes on, only once it is known how.
+    tracking = _start_tracking(job) if job.continuation is None else None
+    result = Result(folder.path)
+    try:
+        with _own_world(config):
+            training = _Training(job, display, result, threshold, hooks)
+            if job.continuation is not None:
+                display.line(job.continuation.note(folder, job.about, training.inexact))
+                tracking = _start_tracking(job)
+            training.run(profile)
+        folder.write_status(result.state, result=_plain(result))
+    except BaseException as error:
+        _record_failure(folder, error)
+        raise
+    finally:
+        display.close()
+        if tracking is not None:
+            result.warning = _flush(tracking, folder)
+    return result
+
+
+def resume(
+    run_dir: str | Path,
+    *,
+    total_steps: int | None = None,
+    checkpoint: int | None = None,
+    allow_drift: bool = False,
+    plugins: Sequence[ModuleType] = (),
+    imports: Sequence[str] = (),
+    progress: Mode = "auto",
+    profile: bool = False,
+) -> Result:
+    """Go on with a run from its last checkpoint, as `rlkit resume` does.
+
+    Args:
+        run_dir: the run folder.
+        total_steps: another budget; what has finished goes on only with a larger one.
+        checkpoint: step of the checkpoint to go on from; default: the last one.
+        allow_drift: go on although settings, code, packages or the machine are other than they were and results
+            change by that; it is recorded.
+        plugins: plugin modules that are not installed.
+        imports: modules that the caller vouches for, besides the installed ones that the run names itself.
+        progress: `auto`, `rich`, `plain` or `none`.
+        profile: measure what the time is spent on; the result has it.
+
+    Returns:
+        what the run has reached; where it had finished and nothing was to be done, what it had reached then.
+
+    Raises:
+        ResumeRefused: it would go on other than it began; `differences` says how.
+        RunInUse: another process is writing to the folder.
+        StorageError: the checkpoint is damaged.
+        RlkitError: see `train`.
+    """
+    from rlkit_core.evaluation import open_run
+
+    folder = RunFolder.open(run_dir)
+    folder.take(timeout=2.0)  # a process that was killed a moment ago
+    try:
+        registry = Registry(plugins)
+        config = open_run(run_dir, imports=imports, registry=registry)
+        about = _dict_in(folder.provenance_path)
+        status = folder.status()
+        finished = status.get("state") == "finished"
+        if finished and total_steps is None:
+            return _result_of(folder, status)
+        start = choose_checkpoint(folder, checkpoint)
+        now = provenance(config, registry, run_name=str(about.get("run_name")), preset=about.get("preset"))
+        then = made_with(config.dump(), about) if start is None else start.made_with
+        found = check_drift(then, made_with(config.dump(), now), allow_drift)
+        if total_steps is not None:
+            config = _with_budget(config, total_steps, 0 if start is None else start.step, folder)
+            write_json(folder.config_path, config.dump())
+        new_budget = None if total_steps is None else config.total_steps
+        source = about.get("init_from")
+        job = Job(
+            config.model_copy(update={"device": _device(config.device)}),
+            registry,
+            folder,
+            {**about, **{key: now[key] for key in MADE_WITH}},
+            init_from=Path(source) if isinstance(source, str) else None,
+            continuation=Continuation(start, found, new_budget, extends=finished and start is not None),
+        )
+        return go(job, progress_mode=progress, profile=profile)
+    finally:
+        folder.release()
+
+
+def _dict_in(path: Path) -> dict[str, Any]:
+    """A JSON file's table; an empty one where there is none that can be read."""
+    try:
+        data = read_json(path)
+    except StorageError:
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _result_of(folder: RunFolder, status: Mapping[str, Any]) -> Result:
+    """What a run that has finished had reached."""
+    stored = status.get("result")
+    fields = {field.name for field in dataclasses.fields(Result)} - {"run_dir"}
+    return Result(folder.path, **{k: v for k, v in (stored if isinstance(stored, dict) else {}).items() if k in fields})
+
+
+def _with_budget(config: RunConfig, total_steps: int, done: int, folder: RunFolder) -> RunConfig:
+    """The settings with another budget, and everything that follows from it as it was."""
+    if total_steps <= done:
+        raise UsageError(f"{folder.path} has done {done:,} steps already\ngive more than that as --total-steps")
+    kept = {"eval_every": config.resolved_eval_every, "log_every": config.resolved_log_every}
+    return config.model_copy(update={"total_steps": total_steps, **kept})
+
+
+def _start_tracking(job: Job) -> TrackingProcess | None:
+    return TrackingProcess.start(job.folder.path) if job.config.tracker.active else None
 
 
 def _flush(tracking: TrackingProcess, folder: RunFolder) -> str | None:
@@ -206,7 +339,8 @@ def _plain(result: Result) -> dict[str, Any]:
 
 
 def _record_failure(folder: RunFolder, error: BaseException) -> None:
-    code = error.exit_code if isinstance(error, RlkitError) else 130 if isinstance(error, KeyboardInterrupt) else 70
+    interrupted = isinstance(error, KeyboardInterrupt)
+    code = error.exit_code if isinstance(error, RlkitError) else 128 + _signal_of(error) if interrupted else 70
     # The failure itself is what the user has to see, even where it cannot be written down.
     with contextlib.suppress(StorageError):
         write_json(
@@ -219,7 +353,13 @@ def _record_failure(folder: RunFolder, error: BaseException) -> None:
             },
         )
         error.add_note(f"the traceback is in {folder.path / 'error.json'}")
-        folder.write_status("interrupted" if code == 130 else "failed", error=str(error))
+        folder.write_status("interrupted" if interrupted else "failed", error=str(error))
+
+
+def _signal_of(error: BaseException) -> int:
+    """The signal that a KeyboardInterrupt stands for."""
+    number = error.args[0] if error.args else None
+    return number if isinstance(number, int) else signal.SIGINT
 
 
 @contextlib.contextmanager
@@ -250,19 +390,12 @@ def _own_world(config: RunConfig) -> Iterator[None]:
 class _Training:
     """One run: what the loop works with."""
 
-    def __init__(
-        self,
-        config: RunConfig,
-        folder: RunFolder,
-        display: Progress,
-        result: Result,
-        threshold: float | None,
-        hooks: Any,
-        init_from: Path | None,
-        registry: Registry,
-    ) -> None:
-        self.config = config
-        self.folder = folder
+    def __init__(self, job: Job, display: Progress, result: Result, threshold: float | None, hooks: Any) -> None:
+        from rlkit_core.checkpoint import Checkpoints
+
+        self.config = config = job.config
+        self.folder = folder = job.folder
+        self.made_with = made_with(config.dump(), job.about)
         self.display = display
         self.result = result
         self.threshold = threshold
@@ -280,16 +413,34 @@ class _Training:
                     seeds=self.seeds.stream("learner"),
                 )
             )
-            if init_from is not None:
-                self._take_over(init_from, registry)
-            self.journal = Journal(folder.journal_path)
+            before = job.continuation
+            if job.init_from is not None and (before is None or before.checkpoint is None):
+                self._take_over(job.init_from, job.registry)
+            self.recorder = _Recorder()
+            self.num_evaluations = 0
+            self.best = -math.inf
+            self.final: Evaluation | None = None
+            self.next_log, self.next_evaluation = config.resolved_log_every, config.resolved_eval_every
+            self.next_checkpoint = config.resolved_checkpoint_every
+            self.save_seconds, self.saved = 0.05, time.perf_counter()  # a guess, before the first save
+            self.evaluating = 0.0  # seconds
+            self.seconds_before = 0.0
+            self.checkpoints = Checkpoints(folder.checkpoints_path, config.keep_checkpoints)
+            self.inexact: str | None = None
+            position = None
+            if before is not None:
+                position = 0 if before.checkpoint is None else self._restore(before.checkpoint)
+                if before.extends:
+                    # What has been averaged since the last record is in the one that the run ended with.
+                    self.recorder.take(result.steps)
+                    self.num_evaluations += 1
+                    position = None
+                elif before.deviates or self.inexact:
+                    set_tail_aside(folder.journal_path, position)
+            self.journal = Journal(folder.journal_path, position)
         except BaseException:
             self.collector.close()
             raise
-        self.recorder = _Recorder()
-        self.num_evaluations = 0
-        self.best = -math.inf
-        self.final: Evaluation | None = None
 
     def run(self, profile: bool = False) -> None:
         """The loop, watched if wanted."""
@@ -298,13 +449,15 @@ class _Training:
 
     def _loop(self) -> None:
         config, result, collector, learner = self.config, self.result, self.collector, self.learner
-        next_log, next_evaluation = config.resolved_log_every, config.resolved_eval_every
-        started = time.perf_counter()
+        self.started = time.perf_counter()
         self.display.start()
         with _Signals() as signals, contextlib.closing(collector), contextlib.closing(self.journal):
             if self.hooks is not None:
                 self.hooks.rlkit_run_started(config=config.dump(), run_dir=self.folder.path)
-            while result.steps < config.total_steps and result.reached is None and signals.received is None:
+            while True:
+                self._do_what_is_due(signals)
+                if result.steps >= config.total_steps or result.reached is not None or signals.received is not None:
+                    break
                 rollout = collector.collect(learner.policy)
                 if rollout.num_steps == 0:
                     continue  # nothing but dummy rows of autoresets: nothing to learn from
@@ -317,18 +470,111 @@ class _Training:
                     self.hooks.rlkit_iteration_finished(step=result.steps, metrics=numbers)
                 ):
                     result.reached = "a hook stopped the run"
-                if result.steps >= next_log:
-                    next_log = _next(next_log, config.resolved_log_every, result.steps)
-                    self.journal.append(result.steps, self.recorder.take(result.steps))
-                if result.steps >= next_evaluation:
-                    nominal = next_evaluation
-                    next_evaluation = _next(next_evaluation, config.resolved_eval_every, result.steps)
-                    with self.recorder.pause():
-                        self._evaluate(nominal)
-                if self.display.due():
-                    self.display.show(result.steps, self.recorder.latest)
             result.signal = signals.received
-            self._finish(signals, started)
+            self._finish(signals)
+
+    def _do_what_is_due(self, signals: _Signals) -> None:
+        """Record, evaluate, store, show: whatever this many environment steps call for."""
+        steps = self.result.steps
+        if steps >= self.next_log:
+            self.next_log = _next(self.next_log, self.config.resolved_log_every, steps)
+            self.journal.append(steps, self.recorder.take(steps))
+        if steps >= self.next_evaluation and signals.received is None:
+            nominal = self.next_evaluation
+            began, before = time.perf_counter(), self._counters()
+            self.next_evaluation = _next(nominal, self.config.resolved_eval_every, steps)
+            with self.recorder.pause():
+                try:
+                    self._evaluate(nominal, signals)
+                except _StoppedEvaluating:
+                    # As if it had not begun: a resumed run does it as a whole.
+                    self._take_counters(before)
+            self.evaluating += time.perf_counter() - began
+        if self.next_checkpoint is not None and steps >= self.next_checkpoint and self._may_save():
+            self.next_checkpoint = _next(self.next_checkpoint, self.config.resolved_checkpoint_every or 1, steps)
+            with self.recorder.pause():
+                self._save_checkpoint()
+        if self.display.due():
+            self.display.show(steps, self.recorder.latest)
+
+    def _may_save(self) -> bool:
+        """Whether a checkpoint is worth its time now: always where its period is set, else a twentieth of it."""
+        since = time.perf_counter() - self.saved - self.evaluating
+        return self.config.checkpoint_every is not None or since >= 20 * self.save_seconds
+
+    def _save_checkpoint(self, counters: Mapping[str, Any] | None = None) -> None:
+        """Store all that decides how the run goes on."""
+        if self.next_checkpoint is None or self.checkpoints.latest == self.result.steps:
+            return
+        began = time.perf_counter()
+        self.journal.sync()  # what the checkpoint counts on must not be younger than it
+        state = {
+            "counters": self._counters() if counters is None else counters,
+            "recorder": self.recorder.state_dict(),
+            "collector": self.collector.state_dict(),
+            "generators": generator_states(),
+        }
+        self.checkpoints.save(self.result.steps, state, self.learner.parts(), self.made_with)
+        self.saved = time.perf_counter()
+        self.save_seconds, self.evaluating = self.saved - began, 0.0
+
+    def _counters(self) -> dict[str, Any]:
+        """Where the loop stands."""
+        return {
+            "steps": self.result.steps,
+            "updates": self.result.updates,
+            "seconds": self._seconds(),
+            "evaluation_return": self.result.evaluation_return,
+            "evaluation_episodes": self.result.evaluation_episodes,
+            "next_log": self.next_log,
+            "next_evaluation": self.next_evaluation,
+            "next_checkpoint": self.next_checkpoint,
+            "num_evaluations": self.num_evaluations,
+            "best": self.best,
+            "journal": self.journal.position,
+        }
+
+    def _take_counters(self, counters: Mapping[str, Any]) -> None:
+        for name in ("steps", "updates", "evaluation_return", "evaluation_episodes"):
+            setattr(self.result, name, counters[name])
+        for name in ("next_log", "next_evaluation", "next_checkpoint", "num_evaluations", "best"):
+            setattr(self, name, counters[name])
+
+    def _restore(self, checkpoint: Checkpoint) -> int:
+        """Go on from a checkpoint; returns where its journal ends.
+
+        Raises:
+            StorageError: it does not fit the run's settings.
+        """
+        from rlkit_core.environment import Inexact
+
+        state = checkpoint.state
+        checkpoint.restore(self.learner.parts())
+        self.checkpoints.go_on_from(checkpoint)
+        try:
+            counters = state["counters"]
+            self._take_counters(counters)
+            if self.next_checkpoint is None or self.config.checkpoint_every == "never":
+                self.next_checkpoint = self.config.resolved_checkpoint_every
+            self.seconds_before = float(counters["seconds"])
+            self.recorder.load_state_dict(state["recorder"], self.result.steps)
+            try:
+                if state["collector"] is None:
+                    raise Inexact("the collector does not store its state")
+                self.collector.load_state_dict(state["collector"])
+            except Inexact as error:
+                self.inexact = str(error)
+            # Last of all: building and restoring have drawn from them.
+            set_generator_states(state["generators"])
+            return int(counters["journal"])
+        except RlkitError:
+            raise
+        except Exception as error:
+            what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            raise StorageError(f"checkpoint {checkpoint.step} of {self.folder.path} does not fit it: {what}") from error
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.perf_counter() - self.started
 
     @contextlib.contextmanager
     def _profile(self) -> Iterator[None]:
@@ -343,7 +589,7 @@ class _Training:
                 (self.display, "show"),
             ):
                 profile.watch(owner, method, "recording")
-            for method in ("_evaluate", "_finish"):
+            for method in ("_evaluate", "_save_checkpoint", "_finish"):
                 profile.leave_out(self, method)
             yield
             self.result.profile = profile.seconds
@@ -364,28 +610,31 @@ class _Training:
                     "(the notebook's rule: an average of training returns, no evaluation)"
                 )
 
-    def _evaluate(self, nominal: int) -> None:
+    def _evaluate(self, nominal: int, signals: _Signals) -> None:
         """A regular evaluation; where it reaches the threshold, the two longer ones that decide about stopping."""
         goal = None if self.config.stop_at == "running-return" else self.threshold
-        evaluation = self._greedy("evaluation", self.config.eval_episodes, nominal)
+        evaluation = self._greedy("evaluation", self.config.eval_episodes, signals, nominal)
         if evaluation.mean > self.best:
             self.best = evaluation.mean
             self._save_policy("best")
         if goal is None or evaluation.mean < goal:
             return
         for episodes in CONFIRMATIONS:
-            evaluation = self._greedy(f"confirmation_{episodes}", episodes, nominal)
+            evaluation = self._greedy(f"confirmation_{episodes}", episodes, signals, nominal)
             if evaluation.surely < goal:
                 return
         self.result.reached = f"greedy return {evaluation.mean:.1f} over {episodes} episodes"
         self.final = evaluation
 
-    def _greedy(self, prefix: str, episodes: int, nominal: int | None = None) -> Evaluation:
+    def _greedy(self, prefix: str, episodes: int, signals: _Signals, nominal: int | None = None) -> Evaluation:
         from rlkit_core.evaluation import evaluate_policy
 
         seeds = self.seeds.stream("evaluation", self.num_evaluations)
         self.num_evaluations += 1
-        evaluation = evaluate_policy(self.learner.policy, self.config.env, seeds, episodes, self.config.eval_max_steps)
+        with signals.stopping_at_once():
+            evaluation = evaluate_policy(
+                self.learner.policy, self.config.env, seeds, episodes, self.config.eval_max_steps
+            )
         metrics = evaluation.metrics(prefix)
         self.recorder.latest.update(metrics)
         due = {} if nominal is None else {f"{prefix}/nominal_step": float(nominal)}
@@ -393,24 +642,24 @@ class _Training:
         self.result.evaluation_return, self.result.evaluation_episodes = evaluation.mean, episodes
         return evaluation
 
-    def _finish(self, signals: _Signals, started: float) -> None:
+    def _finish(self, signals: _Signals) -> None:
         result = self.result
-        if self.recorder.updates:
-            self.journal.append(result.steps, self.recorder.take(result.steps))
-        # Before the last evaluation, which may take long and be broken off; and after it, with what it gave.
+        self._save_checkpoint()
+        if result.signal is None:  # else the rest of the averages is in the checkpoint
+            if self.recorder.updates:
+                self.journal.append(result.steps, self.recorder.take(result.steps))
+            # Before the last evaluation, which may take long and be broken off; and after it, with what it gave.
+            self._save_policy("last")
+            if self.final is not None:  # confirmation stopped the run: the policy has just been evaluated
+                self.journal.append(result.steps, self.final.metrics("final"))
+            else:
+                try:
+                    self._greedy("final", CONFIRMATIONS[0], signals)
+                except _StoppedEvaluating:
+                    result.signal = signals.received
         self._save_policy("last")
-        if self.final is not None:  # confirmation stopped the run: the policy has just been evaluated
-            self.journal.append(result.steps, self.final.metrics("final"))
-        elif result.signal is None:  # a signal's sender waits for nothing
-            signals.at_once = True
-            try:
-                self._greedy("final", CONFIRMATIONS[0])
-                self._save_policy("last")
-            except KeyboardInterrupt:
-                result.signal = signals.received
-            signals.at_once = False
         result.state = "finished" if result.signal is None else "interrupted"
-        result.seconds = time.perf_counter() - started
+        result.seconds = self._seconds()
         self.display.finish(result.steps, self.recorder.latest)
         if self.hooks is not None:
             self.hooks.rlkit_run_finished(step=result.steps, result=_plain(result))
@@ -418,7 +667,7 @@ class _Training:
     def _save_policy(self, which: str) -> None:
         import torch
 
-        from rlkit_core.checkpoint import save_policy
+        from rlkit_core.stored_policy import save_policy
 
         for name, weight in self.learner.policy.state_dict().items():
             if weight.is_floating_point() and not torch.isfinite(weight).all():
@@ -434,7 +683,7 @@ class _Training:
 
     def _take_over(self, source: Path, registry: Registry) -> None:
         """Start from the last policy of another run."""
-        from rlkit_core.checkpoint import algorithm_from_data, load_policy, policy_about, space_from_data
+        from rlkit_core.stored_policy import algorithm_from_data, load_policy, policy_about, space_from_data
 
         about = policy_about(source)
         theirs = algorithm_from_data(about["algorithm"], registry)
@@ -531,6 +780,27 @@ class _Recorder:
         self.latest.update(record)
         return record
 
+    def state_dict(self) -> dict[str, Any]:
+        """All but the clock."""
+        return {
+            "latest": dict(self.latest),
+            "updates": self.updates,
+            "sums": dict(self._sums),
+            "counts": dict(self._counts),
+            "returns": list(self._returns),
+            "lengths": list(self._lengths),
+            "num_episodes": self._num_episodes,
+            "running_return": self._running_return,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], step: int) -> None:
+        """Go on from there, at an environment step."""
+        self.latest, self._sums, self._counts = (dict(state[name]) for name in ("latest", "sums", "counts"))
+        self._returns, self._lengths = list(state["returns"]), list(state["lengths"])
+        self.updates, self._num_episodes = int(state["updates"]), int(state["num_episodes"])
+        self._running_return = float(state["running_return"])
+        self._since_step = step
+
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
         """Time spent inside does not count for steps per second."""
@@ -539,13 +809,16 @@ class _Recorder:
         self._since += time.perf_counter() - began
 
 
+class _StoppedEvaluating(Exception):
+    """A signal came while a policy was evaluated, which nothing depends on."""
+
+
 class _Signals:
     """SIGINT and SIGTERM ask the loop to stop after the present update; a second one forces out."""
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self.at_once = False
-        """The first signal forces out, too."""
+        self._at_once = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> _Signals:
@@ -558,8 +831,26 @@ class _Signals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    @contextlib.contextmanager
+    def stopping_at_once(self) -> Iterator[None]:
+        """What is done inside is broken off by the first signal, with `_StoppedEvaluating`."""
+        if self.received is not None:
+            raise _StoppedEvaluating
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
         again = self.received is not None
         self.received = self.received or number
-        if again or self.at_once:
-            raise KeyboardInterrupt
+        if again:
+            raise KeyboardInterrupt(self.received)
+        # Not by way of Python's own streams, which the signal may have interrupted.
+        with contextlib.suppress(OSError):
+            name = signal.Signals(number).name
+            os.write(2, f"\n{name}: stopping after this update; once more stops at once\n".encode())
+        if self._at_once:
+            self._at_once = False
+            raise _StoppedEvaluating

@@ -114,7 +114,12 @@ class MlflowTracker(Tracker):
         run.ids.update(experiment_id=found.info.experiment_id, run_id=self._run_id)
         if found.info.status != "RUNNING" and run.folder.status().get("state") == "running":
             self._client.update_run(self._run_id, status="RUNNING")
-        parameters = [Param(key, value) for key, value in _parameters(run.config).items()]
+            # A run that goes on: what its record says of that.
+            for key, value in _resumed(run).items():
+                self._client.set_tag(self._run_id, key, value)
+        # A setting that has been sent stays as it was, also where a run was given more steps: MLflow refuses another.
+        sent = found.data.params
+        parameters = [Param(key, value) for key, value in _parameters(run.config).items() if key not in sent]
         for chunk in _chunks(parameters):
             self._client.log_batch(self._run_id, params=chunk)
 
@@ -310,6 +315,7 @@ def _tags(run: TrackedRun) -> dict[str, str]:
         "mlflow.source.name": origin.get("command") or "rlkit",
         "mlflow.user": _user(),
     }
+    tags |= _resumed(run)
     for package, version in _dict(origin.get("versions")).items():
         tags[f"version.{package}"] = version
     for plugin in origin.get("plugins") or []:
@@ -320,6 +326,16 @@ def _tags(run: TrackedRun) -> dict[str, str]:
         tags["mlflow.source.git.commit"] = git["commit"]
         tags["git.dirty"] = json.dumps(bool(git.get("dirty")))
     return {_name(key): str(value)[:LONGEST_TAG] for key, value in tags.items() if value not in (None, "")}
+
+
+def _resumed(run: TrackedRun) -> dict[str, str]:
+    """Tags of a run that was resumed: whether exactly, and which MLflow run has its beginning if this one has not."""
+    tags = {}
+    if "resume_exact" in run.provenance:
+        tags["resume_exact"] = json.dumps(bool(run.provenance["resume_exact"]))
+    if "resumed_from" in run.ids:
+        tags["resumed_from"] = run.ids["resumed_from"]
+    return tags
 
 
 def _dict(value: Any) -> dict[str, Any]:

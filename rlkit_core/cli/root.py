@@ -30,6 +30,7 @@ CONTEXT: dict[str, Any] = {
 
 COMMANDS = {
     "run": ("rlkit_core.cli.run:command", "Train an algorithm in an environment."),
+    "resume": ("rlkit_core.cli.resume:command", "Go on with a run that was interrupted or killed."),
     "eval": ("rlkit_core.cli.evaluate:command", "Evaluate a run's policy greedily."),
     "watch": ("rlkit_core.cli.watch:command", "Show a run's policy at work, or write a video of it."),
     "list": ("rlkit_core.cli.catalogue:list_command", "List what is registered, and from where."),
@@ -138,12 +139,9 @@ root = Root(
 )
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, outside the loop that knows how to stop."""
-
-
 def _terminate(number: int, frame: FrameType | None) -> None:
-    raise _Terminated
+    """SIGTERM, outside the loop that knows how to stop."""
+    raise KeyboardInterrupt(number)
 
 
 @contextlib.contextmanager
@@ -168,7 +166,8 @@ def execute(arguments: Sequence[str]) -> int:
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, click.Abort) as interruption:
         cause = interruption.__cause__ if isinstance(interruption, click.Abort) else interruption
-        return 128 + (signal.SIGTERM if isinstance(cause, _Terminated) else signal.SIGINT)
+        number = cause.args[0] if cause is not None and cause.args else None
+        return 128 + (number if isinstance(number, int) else signal.SIGINT)
     except BrokenPipeError:
         # Whoever read us has seen enough; Python must not complain about it at its end either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

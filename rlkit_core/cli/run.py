@@ -146,7 +146,7 @@ class AlgorithmCommand(click.Command):
             progress_mode=own["progress"],
             profile=own["profile"],
         )
-        _report(config, result)
+        report(config, result)
         return 0 if result.signal is None else 128 + result.signal
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -247,7 +247,7 @@ def _configure(plan: Plan, given: Mapping[Setting, Sequence[str]], preset: str |
     return config, name
 
 
-def _report(config: RunConfig, result: Result) -> None:
+def report(config: RunConfig, result: Result) -> None:
     """What was reached, where it lies, and what to do with it."""
     run_dir = shlex.quote(str(result.run_dir))
     rows = [("run folder", run_dir)]
@@ -255,6 +255,8 @@ def _report(config: RunConfig, result: Result) -> None:
     if where is not None:
         then = "    then open http://127.0.0.1:5000" if where.startswith("mlflow ui") else ""
         rows.append(("look at it", where + then))
+    if result.signal is not None:
+        rows.append(("go on", f"rlkit resume {run_dir}"))
     rows.append(("evaluate", f"rlkit eval {run_dir}"))
     click.echo(_outcome(config, result))
     for label, text in rows:

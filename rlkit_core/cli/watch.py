@@ -45,9 +45,9 @@ def command(
             "SDL_VIDEODRIVER", "dummy"
         )  # else pygame looks for a screen, and complains if there is none
 
-    from rlkit_core.checkpoint import load_policy
     from rlkit_core.evaluation import open_run, play_episodes
     from rlkit_core.seeding import SeedStream, global_generators
+    from rlkit_core.stored_policy import load_policy
 
     config = open_run(run, imports=imports)
     policy = load_policy(run, which=which)
