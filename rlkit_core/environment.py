@@ -389,6 +389,9 @@ class LaneFault(Exception):
 RESTORE = "rlkit_restore"
 """Option of a reset with the `lane_state` of every lane: each goes on from its own."""
 
+LONGEST_EPISODE = 20_000
+"""Steps of an open episode that can be played again: with more, its environment starts a fresh one after a resume."""
+
 _LARGEST = float(np.finfo(np.float32).max)  # rollouts hold rewards as float32
 
 
@@ -412,6 +415,7 @@ class CheckedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._step = 0
         self._seed: int | None = None
         self._rng: environment_state.State | None = None
+        self._lasting: list[environment_state.State] = []
         self._problem: str | None = None
         space: gymnasium.Space[Any] = self.env.observation_space
         self._space = space
@@ -426,6 +430,7 @@ class CheckedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._step = 0
         # What it takes to play the episode again.
         self._seed, self._rng = seed, environment_state.rng_state(self.env.unwrapped) if seed is None else None
+        self._lasting = environment_state.lasting(self.env)
         try:
             answer = self.env.reset(seed=seed, options=options)
         except Exception as error:
@@ -470,7 +475,7 @@ class CheckedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             "seed": self._seed,
             "rng": self._rng,
             "state": environment_state.capture(self.env),
-            "lasting": environment_state.lasting(self.env),
+            "lasting": self._lasting,
         }
 
     def needs_actions(self) -> bool:
@@ -488,14 +493,16 @@ class CheckedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         """
         self._problem = None
         self._episode, self._step, self._seed, self._rng = (lane[key] for key in ("episode", "step", "seed", "rng"))
+        self._lasting = lane["lasting"]
         try:
             if lane["state"] is not None:
                 self.env.reset(seed=lane["seed"])
                 environment_state.restore(self.env, lane["state"])
                 obs = lane["obs"]
             else:
-                obs = environment_state.play_again(self.env, lane["seed"], lane["rng"], lane["actions"])
-                environment_state.restore_lasting(self.env, lane["lasting"])
+                obs = environment_state.play_again(
+                    self.env, lane["seed"], lane["rng"], lane["lasting"], lane["actions"]
+                )
             self._check_obs(obs, self._space, "obs")
         except Exception as error:
             self._problem = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
