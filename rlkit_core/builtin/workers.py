@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NoReturn
 
 import gymnasium
 import numpy as np
@@ -100,7 +100,7 @@ class Workers(AsyncVectorEnv):
         """Ask the processes to close their environments, and kill those that do not in time."""
         for pipe in self.parent_pipes:
             with contextlib.suppress(OSError):
-                os.set_blocking(pipe.fileno(), False)  # one that hangs may have left its pipe full
+                os.set_blocking(pipe.fileno(), False)  # it may be full still, if Ctrl-C broke off the sending
                 Connection.send(pipe, ("close", None))
         deadline = time.monotonic() + (0.5 if self._broken or terminate else 10.0)
         for process in self.processes:
@@ -133,9 +133,7 @@ class _Watch:
         """Raise the fault of a process that has ended, if one has."""
         for pipe, process in zip(self.pipes, self.processes, strict=True):
             if process.exitcode is not None:
-                while pipe.poll():
-                    pipe.read()
-                raise pipe.gone()
+                pipe.end()
 
 
 class _Pipe(Connection):
@@ -167,7 +165,7 @@ class _Pipe(Connection):
         except BlockingIOError:
             raise self._silent() from None
         except OSError:
-            raise self.gone() from None
+            self.end()
 
     def recv(self) -> Any:
         """Wait for the answer to a command, and for any process to end."""
@@ -189,13 +187,18 @@ class _Pipe(Connection):
         except BlockingIOError:
             raise self._silent() from None
         except (EOFError, OSError):
-            raise self.gone() from None
+            raise self._gone() from None
         if not success:
             raise answer if isinstance(answer, LaneFault) else LaneFault(self._lane, f"{self._watch.call} {answer}")
         return answer, success
 
-    def gone(self) -> LaneFault:
-        """The fault of a process that has closed its end."""
+    def end(self) -> NoReturn:
+        """Raise what the process said last, or else how it ended."""
+        while self.poll():
+            self.read()
+        raise self._gone()
+
+    def _gone(self) -> LaneFault:
         process = self._watch.processes[self._lane]
         process.join(1.0)
         code = process.exitcode
@@ -207,6 +210,7 @@ class _Pipe(Connection):
 
     def _silent(self) -> LaneFault:
         process, watch = self._watch.processes[self._lane], self._watch
+        process.kill()  # it is given up: closing need not wait for it
         what = f"{watch.call} has not answered for {watch.timeout:g} seconds (process {process.pid})"
         return LaneFault(self._lane, what)
 
