@@ -474,13 +474,13 @@ class CheckedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             "step": self._step,
             "seed": self._seed,
             "rng": self._rng,
-            "state": environment_state.capture(self.env),
+            "state": self._capture(),
             "lasting": self._lasting,
         }
 
     def needs_actions(self) -> bool:
         """Whether it also takes the actions of the open episode, because the state cannot be read."""
-        return environment_state.capture(self.env) is None
+        return self._capture() is None
 
     def restore_problem(self) -> str | None:
         """Why the last reset with `RESTORE` did not bring the state back, or None."""
@@ -511,6 +511,12 @@ class CheckedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             # Whoever steps the environments of mode NEXT_STEP does not know that this one is to be reset.
             self.step = self._reset_instead  # type: ignore[method-assign]
         return obs
+
+    def _capture(self) -> environment_state.State | None:
+        try:
+            return environment_state.capture(self.env)
+        except Exception as error:
+            raise self._fault(f"reading its state raised {type(error).__name__}: {error}") from error
 
     def _reset_instead(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         del self.step

@@ -123,7 +123,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     "ppo statistics": ({**PPO, "normalize_observations": True, "clip_schedule": "linear"}, gym("Pendulum-v1"), 2000),
     "ppo state of the policy": ({**PPO, "exploration": {"name": "gsde"}}, gym("Pendulum-v1"), 2000),
     "ppo MuJoCo": (PPO, gym("Hopper-v5"), 1500),
-    "ppo Atari": ({**PPO, "collector": {"num_envs": 1, "num_steps": 32}}, gym("ALE/Breakout-v5"), 400),
+    "ppo Atari": ({**PPO, "collector": {"num_envs": 1, "num_steps": 32}}, gym("ALE/Breakout-v5", **SYNC), 400),
     "dqn": (DQN, gym("CartPole-v1"), 800),
     "dqn prioritized": (
         {**DQN, "prioritized": True, "n_step": 3, "learning_rate_schedule": "linear", "collector": {"num_envs": 2}},
