@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from resume_cases import all_that_decides, assert_equal, journal, resume_exact
 
+from rlkit_core import training
 from rlkit_core.checkpoint import Checkpoints
 from rlkit_core.errors import ResumeRefused, RunInUse, StorageError, UsageError
 from rlkit_core.hookspecs import hookimpl
@@ -47,6 +48,7 @@ class Runs:
         module = ModuleType("killer")
         vars(module)["rlkit_iteration_finished"] = self.killer.rlkit_iteration_finished
         monkeypatch.setitem(sys.modules, "killer", module)
+        monkeypatch.setattr(training, "CONFIRMATIONS", (4, 8))  # the last evaluation takes no time
         self.tmp_path = tmp_path
         self.common: dict[str, Any] = {
             "stop_at": "never",
@@ -344,8 +346,6 @@ def setting(**changes: Any) -> Callable[[Path, pytest.MonkeyPatch], None]:
 
 def other(change: Callable[[dict[str, Any]], None]) -> Callable[[Path, pytest.MonkeyPatch], None]:
     def drift(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        from rlkit_core import training
-
         now = training.provenance
 
         def changed(*args: Any, **kwargs: Any) -> Any:
