@@ -12,6 +12,7 @@ error.json          traceback of a failed run
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -28,13 +29,27 @@ from rlkit_core.errors import RunInUse, StorageError, UsageError
 
 def write_json(path: Path, data: Any) -> None:
     """Replace a JSON file as a whole: a reader sees the old content or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     content = json.dumps(data, indent=2, allow_nan=False).encode() + b"\n"
+    try:
+        replace_file(path, content)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file, or another content of it, as a whole; nothing is left of one that could not be written.
+
+    Raises:
+        OSError: it could not be.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write_file(temporary, content)
         os.replace(temporary, path)
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -60,6 +75,18 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, unless they are there, and wait until they are on the disk.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync_folder(path.parent)
 
 
 def read_json(path: Path) -> Any:
@@ -233,7 +260,7 @@ class RunFolder:
         """
         folder = cls(path)
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            make_folder(path)
             folder._lock.acquire(timeout=0)
         except Timeout:
             status = folder.status()
