@@ -317,6 +317,7 @@ def test_it_goes_on_from_any_checkpoint(tmp_path: Path) -> None:
     learning = loaded(tmp_path, 40).go(1)
     learning.save(resumed)
     assert resumed.steps() == [20, 40, 50]
+    assert len(read_json(tmp_path / "50" / "manifest.json")["segments"]["replay 2"]) == 3
     check_tidy(tmp_path)
     after = files(tmp_path / "segments")
     assert all(after[name] == before[name] for name in after.keys() & before.keys())
@@ -564,6 +565,7 @@ def test_a_fault_at_any_operation_of_a_save(quick: Path, situation: Any, stays: 
             assert lines[0] == f"cannot write checkpoint {path / str(step)}: {os.strerror(number)}"
             assert lines[1].endswith(f"rlkit resume {path.parent}")
             assert len(lines) == 2
+            assert stays or not (path / f".{step}.tmp").exists(), log[at]
             assert checkpoints.latest == (None if situation is first else 20 if situation is again else before[-1])
         else:  # only what is removed has been spared
             assert steps[-1] == step
