@@ -18,7 +18,6 @@ import hashlib
 import json
 import math
 import re
-import shlex
 import shutil
 import stat
 from collections.abc import Mapping
@@ -30,7 +29,7 @@ import numpy as np
 
 from rlkit_core.errors import Diverged, StorageError, UsageError
 from rlkit_core.learner import GrowingPart, Part
-from rlkit_core.run_folder import make_folder, read_json, replace_file, sync_folder, write_file
+from rlkit_core.run_folder import how_to_go_on, make_folder, read_json, replace_file, sync_folder, write_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -146,7 +145,9 @@ class Checkpoints:
         temporary, target = self.path / f".{step}.tmp", self.path / str(step)
         files = {_STATE: json.dumps(tree, separators=(",", ":")).encode(), _TENSORS: _serialized(tensors)}
         if len(files[_STATE]) > MAX_JSON_SIZE:
-            raise StorageError(f"cannot write checkpoint {target}: {_STATE} would be larger than {MAX_JSON_SIZE:,} bytes")
+            raise StorageError(
+                f"cannot write checkpoint {target}: {_STATE} would be larger than {MAX_JSON_SIZE:,} bytes"
+            )
         try:
             make_folder(self.path / _SEGMENTS)
             for leftover in self.path.glob(".*.tmp"):  # of saves that were killed
@@ -172,8 +173,7 @@ class Checkpoints:
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise StorageError(
-                f"cannot write checkpoint {target}: {error.strerror or error}\n"
-                f"once it can be written, go on with: rlkit resume {shlex.quote(str(self.path.parent))}"
+                f"cannot write checkpoint {target}: {error.strerror or error}\n{how_to_go_on(self.path.parent)}"
             ) from error
         self._segments, self.latest = segments, step
         # The checkpoint is there, whether or not an old one can be removed; the next save tries again.

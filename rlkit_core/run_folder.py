@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import socket
 import time
 from collections import deque
@@ -75,6 +76,11 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def how_to_go_on(run_dir: Path) -> str:
+    """What to do about a run that ended because something of it could not be written."""
+    return f"once it can be written, go on with: rlkit resume {shlex.quote(str(run_dir))}"
 
 
 def make_folder(path: Path) -> None:
@@ -174,17 +180,20 @@ class Journal:
         try:
             written = self._file.write(line)
         except OSError as error:
-            raise StorageError(f"cannot write {self._path}: {error.strerror or error}") from error
+            raise self._failure(error.strerror or error) from error
         self._torn = written != len(line)
         if self._torn:
-            raise StorageError(f"cannot write {self._path}: the disk took {written} of {len(line)} bytes")
+            raise self._failure(f"the disk took {written} of {len(line)} bytes")
 
     def sync(self) -> None:
         """Wait until all records are on the disk."""
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise StorageError(f"cannot write {self._path}: {error.strerror or error}") from error
+            raise self._failure(error.strerror or error) from error
+
+    def _failure(self, reason: object) -> StorageError:
+        return StorageError(f"cannot write {self._path}: {reason}\n{how_to_go_on(self._path.parent)}")
 
     def close(self) -> None:
         """Close the file."""

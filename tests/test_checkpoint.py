@@ -12,23 +12,36 @@ import os
 import shutil
 import signal
 import struct
+import subprocess
+import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
+from rlkit_a2c.a2c import A2C
+from rlkit_a2c.config import A2CConfig
 from rlkit_core import checkpoint as checkpoint_module
 from rlkit_core import run_folder
+from rlkit_core.builtin.collectors import StepsConfig
+from rlkit_core.builtin.environments import GymnasiumConfig
+from rlkit_core.builtin.networks import MLPConfig
 from rlkit_core.checkpoint import Checkpoints
+from rlkit_core.component import Setup
 from rlkit_core.errors import Diverged, StorageError
+from rlkit_core.hookspecs import hookimpl
 from rlkit_core.learner import GrowingPart, Part
-from rlkit_core.run_folder import Journal, read_journal, read_json, write_json
+from rlkit_core.run_folder import Journal, RunFolder, read_journal, read_json, write_json
+from rlkit_core.training import resume, train
 
 MADE_WITH = {"versions": {"torch": "1"}, "plugins": [{"module": "a"}], "machine": None}
 
@@ -248,7 +261,7 @@ def test_what_is_no_data_is_refused_before_anything_is_written(tmp_path: Path, v
 
 def test_what_could_not_be_read_back_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoint_module, "MAX_JSON_SIZE", 1000)
-    with pytest.raises(StorageError, match=r"state\.json would be larger than 1,000 bytes"):
+    with pytest.raises(StorageError, match=r"state\.json is larger than 1,000 bytes"):
         came_back(tmp_path, {"long": "x" * 2000})
     assert Checkpoints(tmp_path).steps() == []
 
@@ -679,3 +692,196 @@ def test_a_journal_that_cannot_be_written_says_so(tmp_path: Path, monkeypatch: p
             full.append(1, {"a": 1.0})
         full.close()
     assert [record["step"] for _, record in read_journal(tmp_path / "metrics.jsonl")] == [1]
+
+
+# Runs whose disk is full.
+
+RLKIT = str(Path(sys.executable).with_name("rlkit"))
+SHORT = (
+    *("run", "a2c", "--env", "CartPole-v1", "--env.vectorization", "sync", "--total-steps", "640"),
+    *("--collector.num-envs", "4", "--collector.num-steps", "16", "--stop-at", "never", "--eval-every", "1000000"),
+    *("--checkpoint-every", "64", "--tracker", "none", "--progress", "none", "--hooks", "full_disk"),
+)
+"""Ten updates, a checkpoint after each."""
+
+FULL_DISK = """
+    import os, resource
+    from rlkit_core.hookspecs import hookimpl
+
+    @hookimpl
+    def rlkit_iteration_finished(step, metrics):
+        if step == int(os.environ.get("FULL_AT", "0")):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+"""
+"""A hook after which the process cannot make any file longer: it needs no full disk, and no rights to fill one."""
+
+
+def run_in(folder: Path, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    (folder / "full_disk.py").write_text(textwrap.dedent(FULL_DISK))
+    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    environ = {**os.environ, "PYTHONPATH": path, **more.pop("environ", {})}
+    return subprocess.run(
+        [RLKIT, *arguments], capture_output=True, text=True, cwd=folder, env=environ, timeout=120, **more
+    )
+
+
+def outcome(run_dir: Path) -> tuple[Any, ...]:
+    """What a run came to: its last policy, and its journal without the clock."""
+    records = [record for _, record in read_journal(run_dir / "metrics.jsonl")]
+    numbers = [
+        (record["step"], {name: x for name, x in record["metrics"].items() if not name.startswith("time/")})
+        for record in records
+    ]
+    return (run_dir / "policy" / "last" / "policy.safetensors").read_bytes(), numbers
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    done = run_in(folder, *SHORT, "--log-every", "128", "--run-dir", "run")
+    assert done.returncode == 0, done.stderr
+    return outcome(folder / "run")
+
+
+@pytest.mark.parametrize(
+    ("full_at", "file", "before"), [(384, "metrics.jsonl", 320), (320, "checkpoints/320", 256)], ids=["journal", "save"]
+)
+def test_a_run_whose_disk_is_full(
+    tmp_path: Path, undisturbed: tuple[Any, ...], full_at: int, file: str, before: int
+) -> None:
+    """It says so, and goes on from the last checkpoint as if nothing had been."""
+    command = (*SHORT, "--log-every", "128", "--run-dir", "run")
+    done = run_in(tmp_path, *command, environ={"FULL_AT": str(full_at)})
+    assert done.returncode == 6, (done.stdout, done.stderr)
+    lines = done.stderr.splitlines()
+    assert lines[0] == f"error: cannot write {'checkpoint ' * ('check' in file)}run/{file}: File too large"
+    assert lines[1].strip() == "once it can be written, go on with: rlkit resume run"
+    assert len(lines) == 2
+    assert Checkpoints(tmp_path / "run" / "checkpoints").steps()[-1] == before
+    assert not list(tmp_path.rglob("*.tmp"))
+    done = run_in(tmp_path, "resume", "run", "--progress", "none")
+    assert done.returncode == 0, done.stderr
+    assert read_json(tmp_path / "run" / "status.json")["state"] == "finished"
+    assert read_json(tmp_path / "run" / "provenance.json")["resume_exact"] is True
+    assert outcome(tmp_path / "run") == undisturbed
+
+
+def test_a_run_that_cannot_begin_on_a_full_disk(tmp_path: Path) -> None:
+    import resource
+
+    def full() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+
+    done = run_in(tmp_path, *SHORT, "--run-dir", "run", preexec_fn=full)
+    assert done.returncode == 6, (done.stdout, done.stderr)
+    assert done.stderr.startswith("error: cannot write run/")
+    assert "File too large" in done.stderr
+    assert len(done.stderr.splitlines()) <= 3
+    assert {path.name for path in (tmp_path / "run").iterdir()} <= {".lock"}
+    RunFolder.create(tmp_path / "run").release()  # the next one can
+
+
+# Runs that diverge.
+
+
+class DivergingConfig(A2CConfig):
+    """A2C in one of whose updates a number stops being one."""
+
+    name: ClassVar[str] = "diverging"
+    where: ClassVar[str] = ""
+    at: ClassVar[int] = 0
+
+    def build(self, setup: Setup) -> A2C:
+        learner, cls = A2C(self, setup), type(self)
+        update, losses, step = learner.update, learner.losses, learner.optimizer.step
+        updates = 0
+
+        def now(where: str) -> bool:
+            return cls.where == where and updates == cls.at
+
+        def diverging_losses(*args: Any) -> dict[str, torch.Tensor]:
+            return {name: loss * (math.nan if now("loss") else 1.0) for name, loss in losses(*args).items()}
+
+        def diverging_step() -> float:
+            if now("gradient"):
+                next(iter(learner.policy.parameters())).grad[0] = math.inf  # type: ignore[index]
+            return step()
+
+        def diverging_update(rollout: Any) -> Any:
+            nonlocal updates
+            updates += 1
+            metrics = update(rollout)
+            with torch.no_grad():
+                if now("parameter"):
+                    next(iter(learner.policy.parameters()))[0] = math.nan
+                if now("optimiser"):
+                    learner.optimizer._exp_avg_sq[-1] = math.inf
+            return metrics
+
+        learner.losses, learner.optimizer.step = diverging_losses, diverging_step  # type: ignore[method-assign]
+        learner.update = diverging_update  # type: ignore[method-assign]
+        return learner
+
+
+DIVERGING = ModuleType("diverging_plugin")
+DIVERGING.rlkit_register = hookimpl(lambda: [DivergingConfig])  # type: ignore[attr-defined]
+SMALL = DivergingConfig(collector=StepsConfig(num_envs=4, num_steps=16), network=MLPConfig(hidden=(8,)))
+
+
+def go(run_dir: Path, every: int, where: str = "", at: int = 0) -> None:
+    """Ten updates, with a checkpoint after each or after some of them."""
+    DivergingConfig.where, DivergingConfig.at = where, at
+    env = GymnasiumConfig(id="CartPole-v1", vectorization="sync")
+    settings: Any = {"env": env, "total_steps": 640, "stop_at": "never", "eval_every": 10**9, "tracker": "none"}
+    train(
+        SMALL, plugins=[DIVERGING], run_dir=run_dir, progress="none", checkpoint_every=every, log_every=64, **settings
+    )
+
+
+@pytest.fixture(scope="module")
+def converged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
+    run_dir = tmp_path_factory.mktemp("converged") / "run"
+    go(run_dir, 64)
+    return outcome(run_dir)
+
+
+@pytest.mark.parametrize(("at", "every"), [(1, 64), (6, 64), (6, 192)])
+@pytest.mark.parametrize("where", ["loss", "gradient", "parameter", "optimiser"])
+def test_what_has_diverged_is_not_stored(
+    tmp_path: Path, converged: tuple[Any, ...], where: str, at: int, every: int
+) -> None:
+    """The last checkpoint is older, and good; without what spoilt it the run goes on from there."""
+    run_dir = tmp_path / "run"
+    with pytest.raises(Diverged) as caught:
+        go(run_dir, every, where, at)
+    assert caught.value.exit_code == 5
+    assert read_json(run_dir / "error.json")["exit_code"] == 5
+    assert read_json(run_dir / "status.json")["state"] == "failed"
+    checkpoints = Checkpoints(run_dir / "checkpoints")
+    last = (at - 1) * 64 // every * every  # of the checkpoints before that update
+    assert checkpoints.steps() == [step for step in (last - every, last) if step > 0]
+    assert not (run_dir / "policy" / "last").exists()
+    for step in checkpoints.steps():
+        tensors = load_file(run_dir / "checkpoints" / str(step) / "tensors.safetensors")
+        assert all(tensor.isfinite().all() for tensor in tensors.values())
+    DivergingConfig.where = ""
+    result = resume(run_dir, plugins=[DIVERGING], progress="none")
+    assert (result.state, result.steps) == ("finished", 640)
+    (policy, records), (policy_of_other, records_of_other) = outcome(run_dir), converged
+    assert policy == policy_of_other
+    assert dict(records) == dict(records_of_other)  # of a step that came out other than before there are two
+
+
+def test_actions_that_have_diverged_are_not_the_environments_fault(tmp_path: Path) -> None:
+    DivergingConfig.where, DivergingConfig.at = "parameter", 3
+    settings: Any = {"total_steps": 640, "stop_at": "never", "eval_every": 10**9, "tracker": "none"}
+    with pytest.raises(Diverged, match="an action of the policy is not finite"):
+        train(
+            SMALL,
+            plugins=[DIVERGING],
+            env="Pendulum-v1",
+            run_dir=tmp_path / "run",
+            progress="none",
+            checkpoint_every=320,
+            **settings,
+        )
