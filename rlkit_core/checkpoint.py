@@ -145,9 +145,7 @@ class Checkpoints:
         temporary, target = self.path / f".{step}.tmp", self.path / str(step)
         files = {_STATE: json.dumps(tree, separators=(",", ":")).encode(), _TENSORS: _serialized(tensors)}
         if len(files[_STATE]) > MAX_JSON_SIZE:
-            raise StorageError(
-                f"cannot write checkpoint {target}: {_STATE} would be larger than {MAX_JSON_SIZE:,} bytes"
-            )
+            raise StorageError(f"cannot write checkpoint {target}: {_STATE} is larger than {MAX_JSON_SIZE:,} bytes")
         try:
             make_folder(self.path / _SEGMENTS)
             for leftover in self.path.glob(".*.tmp"):  # of saves that were killed
