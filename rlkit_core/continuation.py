@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rlkit_core.drift import Difference, differences
 from rlkit_core.errors import ResumeRefused, StorageError, UsageError
 from rlkit_core.provenance import command_line
-from rlkit_core.run_folder import RunFolder, write_json
+from rlkit_core.run_folder import RunFolder, read_json, write_json
 from rlkit_core.tracking import begin_anew
 
 # It imports torch, which training does later.
@@ -81,6 +81,14 @@ class Continuation:
         if inexact is not None:
             return f"going on from step {step:,}, not exactly: fresh episodes, because {inexact}"
         return f"going on from step {step:,}" + (f", not as it would have: {reason}" if reason else "")
+
+    def note_deviation(self, folder: RunFolder, step: int) -> str:
+        """Write into the run's record that it did not come out as before from that step on; returns that for people."""
+        record = read_json(folder.provenance_path)
+        reason = f"from step {step:,} on its records are not those that were made before it was interrupted"
+        record["resumes"][-1] |= {"exact": False, "reason": reason}
+        write_json(folder.provenance_path, {**record, "resume_exact": False})
+        return f"not resumed exactly: {reason}"
 
 
 def choose_checkpoint(folder: RunFolder, step: int | None) -> Checkpoint | None:

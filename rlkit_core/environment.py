@@ -396,6 +396,9 @@ class LaneFault(Exception):
 RESTORE = "rlkit_restore"
 """Option of a reset with the `lane_state` of every lane: each goes on from its own."""
 
+LONGEST_EPISODE = 20_000
+"""Steps of an open episode that can be played again: with more, its environment starts a fresh one after a resume."""
+
 _LARGEST = float(np.finfo(np.float32).max)  # rollouts hold rewards as float32
 
 
@@ -419,6 +422,7 @@ class CheckedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._step = 0
         self._seed: int | None = None
         self._rng: environment_state.State | None = None
+        self._lasting: list[environment_state.State] = []
         self._problem: str | None = None
         space: gymnasium.Space[Any] = self.env.observation_space
         self._space = space
@@ -433,6 +437,7 @@ class CheckedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._step = 0
         # What it takes to play the episode again.
         self._seed, self._rng = seed, environment_state.rng_state(self.env.unwrapped) if seed is None else None
+        self._lasting = environment_state.lasting(self.env)
         try:
             answer = self.env.reset(seed=seed, options=options)
         except Exception as error:
@@ -476,13 +481,13 @@ class CheckedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             "step": self._step,
             "seed": self._seed,
             "rng": self._rng,
-            "state": environment_state.capture(self.env),
-            "lasting": environment_state.lasting(self.env),
+            "state": self._capture(),
+            "lasting": self._lasting,
         }
 
     def needs_actions(self) -> bool:
         """Whether it also takes the actions of the open episode, because the state cannot be read."""
-        return environment_state.capture(self.env) is None
+        return self._capture() is None
 
     def restore_problem(self) -> str | None:
         """Why the last reset with `RESTORE` did not bring the state back, or None."""
@@ -495,14 +500,16 @@ class CheckedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         """
         self._problem = None
         self._episode, self._step, self._seed, self._rng = (lane[key] for key in ("episode", "step", "seed", "rng"))
+        self._lasting = lane["lasting"]
         try:
             if lane["state"] is not None:
                 self.env.reset(seed=lane["seed"])
                 environment_state.restore(self.env, lane["state"])
                 obs = lane["obs"]
             else:
-                obs = environment_state.play_again(self.env, lane["seed"], lane["rng"], lane["actions"])
-                environment_state.restore_lasting(self.env, lane["lasting"])
+                obs = environment_state.play_again(
+                    self.env, lane["seed"], lane["rng"], lane["lasting"], lane["actions"]
+                )
             self._check_obs(obs, self._space, "obs")
         except Exception as error:
             self._problem = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
@@ -511,6 +518,12 @@ class CheckedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
             # Whoever steps the environments of mode NEXT_STEP does not know that this one is to be reset.
             self.step = self._reset_instead  # type: ignore[method-assign]
         return obs
+
+    def _capture(self) -> environment_state.State | None:
+        try:
+            return environment_state.capture(self.env)
+        except Exception as error:
+            raise self._fault(f"reading its state raised {type(error).__name__}: {error}") from error
 
     def _reset_instead(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         del self.step

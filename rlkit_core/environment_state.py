@@ -26,9 +26,6 @@ import numpy as np
 State = dict[str, Any]
 """Numbers, texts, numpy arrays, and lists and dicts of them."""
 
-LONGEST_EPISODE = 20_000
-"""Steps of an open episode that can be played again: with more, its environment starts a fresh one after a resume."""
-
 
 # ---- a single environment ----
 
@@ -56,7 +53,7 @@ def restore(env: gymnasium.Env[Any, Any], state: State) -> None:
 
 
 def lasting(env: gymnasium.Env[Any, Any]) -> list[State]:
-    """What the wrappers keep from one episode to the next: running statistics, which no replay brings back."""
+    """What the wrappers keep from one episode to the next, running statistics: a replay begins with what they were."""
     return [_wrapper_state(wrapper) for wrapper in _wrappers(env) if _name(wrapper) in _LASTING]
 
 
@@ -250,15 +247,19 @@ def restore_vector(env: Any, state: State) -> None:
 # ---- replay ----
 
 
-def play_again(env: gymnasium.Env[Any, Any], seed: int | None, rng: State | None, actions: Iterable[Any]) -> Any:
+def play_again(
+    env: gymnasium.Env[Any, Any], seed: int | None, rng: State | None, before: list[State], actions: Iterable[Any]
+) -> Any:
     """Play an episode again; returns the last observation.
 
     Args:
         env: the environment.
         seed: what it was reset with.
         rng: without a seed, where the environment's generator stood before the reset.
+        before: its `lasting` state before the reset.
         actions: those that were taken.
     """
+    restore_lasting(env, before)
     if seed is None:
         set_rng(env.unwrapped, rng)
     obs, _ = env.reset(seed=seed)

@@ -8,6 +8,7 @@ checkpoints/        what `rlkit resume` goes on from, the last ones
 policy/last, best   weights (safetensors) and what is needed to rebuild the policy (JSON)
 tracking.json       how far the trackers have been sent the journal
 error.json          traceback of a failed run
+.lock, .owner.json  held by the process that writes to the folder, and which one that is
 """
 
 from __future__ import annotations
@@ -124,6 +125,19 @@ def process_start_time(pid: int) -> float | None:
     except PermissionError:
         return 0.0
     return 0.0
+
+
+def _this_process() -> dict[str, Any]:
+    """What tells this process from all others."""
+    return {"pid": os.getpid(), "host": socket.gethostname(), "process_start": process_start_time(os.getpid())}
+
+
+def _is_gone(process: Mapping[str, Any]) -> bool:
+    """True if that process was one of this machine and has ended."""
+    if process.get("host") != socket.gethostname():
+        return False
+    pid = process.get("pid")
+    return not isinstance(pid, int) or process_start_time(pid) != process.get("process_start")
 
 
 class Journal:
@@ -270,13 +284,7 @@ class RunFolder:
         folder = cls(path)
         try:
             make_folder(path)
-            folder._lock.acquire(timeout=0)
-        except Timeout:
-            status = folder.status()
-            raise RunInUse(
-                f"{path} is in use by process {status.get('pid', '?')} on {status.get('host', 'this machine')}\n"
-                "wait for it, or choose another folder with --run-dir"
-            ) from None
+            folder._acquire(0.0, "wait for it, or choose another folder with --run-dir")
         except OSError as error:
             raise StorageError(
                 f"cannot write run folder {path}: {error.strerror or error}\nchoose another one with --run-dir"
@@ -321,19 +329,50 @@ class RunFolder:
             StorageError: it cannot be written.
         """
         try:
-            self._lock.acquire(timeout=timeout)
-        except Timeout:
-            status = self.status()
-            raise RunInUse(
-                f"{self.path} is in use by process {status.get('pid', '?')} on {status.get('host', 'this machine')}\n"
-                "wait for it to end, or end it"
-            ) from None
+            self._acquire(timeout, "wait for it to end, or end it")
         except OSError as error:
             raise StorageError(f"cannot write run folder {self.path}: {error.strerror or error}") from error
 
     def release(self) -> None:
         """Give the lock back."""
+        if self._lock.is_locked:
+            with contextlib.suppress(OSError):
+                self._owner_path.unlink()
         self._lock.release()
+
+    def _acquire(self, timeout: float, advice: str) -> None:
+        """Take the lock, and say at once who has it.
+
+        Raises:
+            RunInUse: another process has it, with the advice.
+            OSError: it cannot be taken.
+            StorageError: it cannot be written who has it.
+        """
+        try:
+            self._lock.acquire(timeout=timeout)
+        except Timeout:
+            raise RunInUse(f"{self.path} is in use by {self._owner()}\n{advice}") from None
+        try:
+            write_json(self._owner_path, _this_process())
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _owner(self) -> str:
+        """The process that has the lock, for people."""
+        # It may have taken it a moment ago: until it has written its name, there is none, or that of a dead one.
+        deadline = time.monotonic() + 2.0
+        while time.monotonic() < deadline:
+            with contextlib.suppress(StorageError):
+                process = read_json(self._owner_path)
+                if isinstance(process, dict) and not _is_gone(process):
+                    return f"process {process.get('pid', '?')} on {process.get('host', '?')}"
+            time.sleep(0.02)
+        return "another process"
+
+    @property
+    def _owner_path(self) -> Path:
+        return self.path / ".owner.json"
 
     @property
     def config_path(self) -> Path:
@@ -383,8 +422,7 @@ class RunFolder:
             state: running, finished, interrupted, failed or killed.
             more: other things to say about the run; None takes back what was said.
         """
-        process = {"pid": os.getpid(), "host": socket.gethostname(), "process_start": process_start_time(os.getpid())}
-        content = {**self.status(), **process, "state": state, **more}
+        content = {**self.status(), **_this_process(), "state": state, **more}
         write_json(self.status_path, {key: value for key, value in content.items() if value is not None})
 
     def mark_killed(self) -> None:
@@ -398,7 +436,4 @@ class RunFolder:
     def is_orphaned(self) -> bool:
         """True if the run says that it is running but its process, on this machine, is gone."""
         status = self.status()
-        if status.get("state") != "running" or status.get("host") != socket.gethostname():
-            return False
-        pid = status.get("pid")
-        return not isinstance(pid, int) or process_start_time(pid) != status.get("process_start")
+        return status.get("state") == "running" and _is_gone(status)

@@ -145,6 +145,7 @@ def run(
     _threshold(config)
     config = config.model_copy(update={"env": env, "device": _device(config.device)})
     source = RunFolder.open(init_from).path if init_from is not None else None
+    hooks = registry.hooks(config.hooks) if config.hooks else None
     if run_dir is not None:
         folder = RunFolder.create(Path(run_dir))
     else:
@@ -153,7 +154,8 @@ def run(
         about = provenance(config, registry, run_name=folder.path.name, preset=preset)
         write_json(folder.provenance_path, {**about, "init_from": None if source is None else str(source)})
         write_json(folder.config_path, config.dump())  # with it there is a run, which can be resumed
-        return go(Job(config, registry, folder, about, init_from=source), progress_mode=progress_mode, profile=profile)
+        job = Job(config, registry, folder, about, hooks, init_from=source)
+        return go(job, progress_mode=progress_mode, profile=profile)
     finally:
         folder.release()
 
@@ -167,6 +169,7 @@ class Job:
         registry: where parts are looked up.
         folder: the run folder, locked, with `config.json` and `provenance.json` in it.
         about: content of `provenance.json`.
+        hooks: what the plugins that act during it are called by, or None where there are none.
         init_from: run whose last policy this one starts from.
         continuation: how the run goes on, if it was begun before.
     """
@@ -175,6 +178,7 @@ class Job:
     registry: Registry
     folder: RunFolder
     about: dict[str, Any]
+    hooks: Any
     init_from: Path | None = None
     continuation: Continuation | None = None
 
@@ -182,7 +186,6 @@ class Job:
 def go(job: Job, *, progress_mode: Mode = "auto", profile: bool = False) -> Result:
     """Train in a run folder that has been made ready."""
     config, folder = job.config, job.folder
-    hooks = job.registry.hooks(config.hooks) if config.hooks else None
     threshold = _threshold(config)
     display = progress(progress_mode, config.total_steps)
     folder.write_status("running", result=None, error=None)
@@ -192,11 +195,13 @@ def go(job: Job, *, progress_mode: Mode = "auto", profile: bool = False) -> Resu
     result = Result(folder.path)
     try:
         with _own_world(config):
-            training = _Training(job, display, result, threshold, hooks)
+            training = _Training(job, display, result, threshold)
             if job.continuation is not None:
                 display.line(job.continuation.note(folder, job.about, training.inexact))
                 tracking = _start_tracking(job)
             training.run(profile)
+            if job.continuation is not None and training.journal.deviates is not None:
+                display.line(job.continuation.note_deviation(folder, training.journal.deviates))
         folder.write_status(result.state, result=_plain(result))
     except BaseException as error:
         _record_failure(folder, error)
@@ -267,6 +272,7 @@ def resume(
             registry,
             folder,
             {**about, **{key: now[key] for key in MADE_WITH}},
+            registry.hooks(config.hooks) if config.hooks else None,
             init_from=Path(source) if isinstance(source, str) else None,
             continuation=Continuation(start, found, new_budget, extends=finished and start is not None),
         )
@@ -390,7 +396,7 @@ def _own_world(config: RunConfig) -> Iterator[None]:
 class _Training:
     """One run: what the loop works with."""
 
-    def __init__(self, job: Job, display: Progress, result: Result, threshold: float | None, hooks: Any) -> None:
+    def __init__(self, job: Job, display: Progress, result: Result, threshold: float | None) -> None:
         from rlkit_core.checkpoint import Checkpoints
 
         self.config = config = job.config
@@ -399,7 +405,7 @@ class _Training:
         self.display = display
         self.result = result
         self.threshold = threshold
-        self.hooks = hooks
+        self.hooks = job.hooks
         self.seeds = SeedStream(config.seed)
         self.collector = config.algorithm.collector.build(config.env, self.seeds.stream("collector"), config.device)
         try:

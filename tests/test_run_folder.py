@@ -17,7 +17,15 @@ import pytest
 
 import rlkit_core
 from rlkit_core.errors import RunInUse, StorageError, UsageError
-from rlkit_core.run_folder import Journal, RunFolder, process_start_time, read_journal, read_json, write_json
+from rlkit_core.run_folder import (
+    Journal,
+    RunFolder,
+    process_start_time,
+    read_journal,
+    read_json,
+    set_tail_aside,
+    write_json,
+)
 
 ROOT = Path(next(iter(rlkit_core.__path__))).parent
 
@@ -77,6 +85,123 @@ def test_cut_at_every_byte_and_appended_to_twice_loses_no_whole_record(tmp_path:
         whole = sum(end - 1 <= cut for end in ends)
         steps = [record["step"] for record in records_of(path)]
         assert steps == [*range(whole), 100, 101], f"cut after {cut} bytes"
+
+
+def test_several_writers_in_turn_each_killed_in_the_middle_of_a_record(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    journal = Journal(path)
+    journal.append(0, {"loss": 0.5, "ü": math.nan})
+    journal.close()
+    line = path.read_bytes()
+    for torn in range(len(line) + 1):
+        path.unlink()
+        expected = []
+        for writer in range(4):
+            journal = Journal(path)
+            for step in (10 * writer + 1, 10 * writer + 2):
+                journal.append(step, {"loss": 0.5})
+            journal.close()
+            with open(path, "ab") as file:
+                file.write(line[:torn])
+            last = [0] if torn >= len(line) - 1 else []  # closed by the next writer's newline, if by nothing else
+            expected += [10 * writer + 1, 10 * writer + 2, *last]
+        Journal(path).close()
+        assert [record["step"] for record in records_of(path)] == expected, f"{torn} bytes of a record"
+
+
+def test_two_writers_at_once_do_not_write_over_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    journals = [Journal(path), Journal(path)]
+    for step in range(6):
+        journals[step % 2].append(step, {"loss": 1.0 / (step + 1)})
+    for journal in journals:
+        journal.close()
+    assert [record["step"] for record in records_of(path)] == list(range(6))
+
+
+# ---- a journal that a resumed run goes on with ----
+
+
+def record_of(step: int) -> dict[str, float]:
+    """What a run records at that step, each time it makes it; the time aside, which is another one."""
+    return {"loss": step / 3, "nan": math.nan, "ü": -1.0, "time/steps_per_second": time.perf_counter()}
+
+
+def make_again(path: Path, position: int, steps: range) -> None:
+    """Go on from a checkpoint, and hold `position` to what a checkpoint made on the way needs of it."""
+    journal = Journal(path, position)
+    for step in steps:
+        journal.append(step, record_of(step))
+        after = [record["step"] for _, record in read_journal(path, journal.position)]
+        assert after == [later for later in range(step + 1, steps.stop) if later in after]
+        assert [record["step"] for record in records_of(path)][-1 - len(after)] == step
+    assert journal.deviates is None
+    assert journal.position == path.stat().st_size or not after
+    journal.close()
+
+
+@pytest.mark.parametrize("known", range(4))
+def test_a_resumed_journal_cut_at_every_byte_gets_each_record_once(tmp_path: Path, known: int) -> None:
+    """The checkpoint counts on the first `known` records."""
+    path = tmp_path / "metrics.jsonl"
+    make_again(path, 0, range(3))
+    content = path.read_bytes()
+    ends = [0, *(offset for offset, _ in read_journal(path))]
+    for cut in range(len(content) + 1):
+        path.write_bytes(content[:cut])
+        make_again(path, ends[known], range(known, 5))
+        # A cut before the checkpoint's place, which the disk had: what is lost stays lost, what is left stays whole.
+        whole = sum(end - 1 <= cut for end in ends[1:])
+        steps = [record["step"] for record in records_of(path)]
+        assert steps == [*range(min(whole, known)), *range(known, 5)], f"cut after {cut} bytes"
+
+
+def test_a_journal_resumed_from_the_same_checkpoint_twice_and_cut_at_every_byte(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    make_again(path, 0, range(3))
+    position = next(offset for offset, _ in read_journal(path))
+    torn = path.stat().st_size - 20
+    os.truncate(path, torn)
+    make_again(path, position, range(1, 5))
+    content = path.read_bytes()
+    ends = [offset for offset, _ in read_journal(path)]
+    for cut in range(position, len(content) + 1):
+        path.write_bytes(content[:cut])
+        make_again(path, position, range(1, 6))
+        assert [record["step"] for record in records_of(path)] == list(range(6)), f"cut after {cut} bytes"
+    assert len(ends) == 5
+
+
+def test_a_record_that_comes_out_other_than_it_was_is_noted_and_neither_is_lost(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    make_again(path, 0, range(4))
+    position = next(offset for offset, _ in read_journal(path))
+    journal = Journal(path, position)
+    journal.append(1, record_of(1))
+    assert journal.deviates is None
+    journal.append(2, {"loss": 99.0})
+    assert journal.deviates == 2
+    journal.append(3, record_of(3))
+    assert journal.deviates == 2
+    assert journal.position == path.stat().st_size
+    journal.close()
+    assert [record["step"] for record in records_of(path)] == [0, 1, 2, 3, 2, 3]
+
+
+def test_what_came_after_a_checkpoint_is_set_aside(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    set_tail_aside(path, 7)  # there is none
+    make_again(path, 0, range(3))
+    content = path.read_bytes()
+    position = next(offset for offset, _ in read_journal(path))
+    aside = tmp_path / "metrics.aside.jsonl"
+    set_tail_aside(path, len(content))
+    assert not aside.exists()
+    set_tail_aside(path, position)
+    assert (path.read_bytes(), aside.read_bytes()) == (content[:position], content[position:])
+    path.write_bytes(content)
+    set_tail_aside(path, position)
+    assert aside.read_bytes() == 2 * content[position:]
 
 
 def test_a_line_being_written_is_not_read_yet(tmp_path: Path) -> None:

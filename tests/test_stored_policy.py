@@ -21,13 +21,13 @@ from gymnasium import spaces
 from gymnasium.vector.utils import batch_space
 
 from rlkit_a2c import rlkit_register
-from rlkit_core.stored_policy import load_policy, save_policy, space_from_data, space_to_data
 from rlkit_core.component import AlgorithmConfig, Setup
 from rlkit_core.errors import ConfigError, PluginError, StorageError, UsageError
 from rlkit_core.policy import Policy
 from rlkit_core.registry import Registry
 from rlkit_core.rollout import tree_map
 from rlkit_core.seeding import SeedStream, global_generators
+from rlkit_core.stored_policy import load_policy, save_policy, space_from_data, space_to_data
 
 REGISTRY = Registry()
 A2C = rlkit_register()[0]

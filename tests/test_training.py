@@ -24,11 +24,11 @@ from rlkit_a2c.config import A2CConfig
 from rlkit_core.builtin.collectors import EpisodesConfig, StepsConfig
 from rlkit_core.builtin.environments import GymnasiumConfig
 from rlkit_core.builtin.networks import MLPConfig
-from rlkit_core.stored_policy import load_policy
 from rlkit_core.component import Setup
 from rlkit_core.errors import ConfigError, Diverged, PluginError, RunInUse, UsageError
 from rlkit_core.hookspecs import hookimpl
 from rlkit_core.run_folder import RunFolder, read_journal, read_json
+from rlkit_core.stored_policy import load_policy
 from rlkit_core.testing import probes
 from rlkit_core.training import Result, train
 
@@ -676,9 +676,13 @@ def test_wrong_settings_start_nothing(go: Go, tmp_path: Path) -> None:
 def test_a_policy_that_is_not_finite_is_not_stored(go: Go, tmp_path: Path) -> None:
     """A single update can overflow the weights while its loss and gradient are still finite."""
     with pytest.raises(Diverged, match="no last policy is stored"):
+        go({"algorithm": {"name": "a2c", "learning_rate": 1e38}}, total_steps=1, checkpoint_every="never")
+    with pytest.raises(Diverged, match="no checkpoint is stored with it"):
         go({"algorithm": {"name": "a2c", "learning_rate": 1e38}}, total_steps=1)
-    assert not (tmp_path / "run0" / "policy" / "last").exists()
-    assert read_json(tmp_path / "run0" / "status.json")["state"] == "failed"
+    for run in ("run0", "run1"):
+        assert not (tmp_path / run / "policy" / "last").exists()
+        assert not list((tmp_path / run).glob("checkpoints/[0-9]*"))
+        assert read_json(tmp_path / run / "status.json")["state"] == "failed"
 
 
 def test_a_signal_ends_the_last_evaluation_and_keeps_the_policy(go: Go, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -196,10 +196,15 @@ class GymnasiumConfig(EnvironmentConfig):
     def _making(self) -> Iterator[None]:
         import gymnasium
 
+        from rlkit_core.environment import LaneFault
+
         try:
             yield
         except (UsageError, EnvironmentFault):
             raise
+        except LaneFault as error:
+            lane, what = error.lane_and_what()
+            raise EnvironmentFault(f"environment {lane}, {what}") from error
         except gymnasium.error.DependencyNotInstalled as error:
             raise UsageError(f"environment {self.id} needs more packages: {' '.join(str(error).split())}") from error
         except Exception as error:

@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlkit_core import environment_state
 from rlkit_core.collector import Collector
-from rlkit_core.environment import Array, Environments, first_non_finite
+from rlkit_core.environment import LONGEST_EPISODE, Array, Environments, first_non_finite
 from rlkit_core.policy import Act, Policy, StatefulPolicy
 from rlkit_core.rollout import Episode, FinalObservations, Rollout, Tree, tree_leaves, tree_map, tree_where
 from rlkit_core.seeding import SeedStream
@@ -121,7 +120,7 @@ class StepsCollector(Collector):
         self._keep_actions()
         actions = state["environments"]["actions"]
         if self._actions is not None and actions is not None:
-            self._actions.add(actions, len(tree_leaves(actions)[0][1]), environment_state.LONGEST_EPISODE)
+            self._actions.add(actions, len(tree_leaves(actions)[0][1]), LONGEST_EPISODE)
 
     def close(self) -> None:
         """Close the environments."""
@@ -198,7 +197,7 @@ class _Log:
         """Add actions, of which the last `longest` steps are still needed."""
         self._pieces.append((num_steps, actions))
         self._length += num_steps
-        while self._pieces and self._length - self._pieces[0][0] >= min(longest, environment_state.LONGEST_EPISODE):
+        while self._pieces and self._length - self._pieces[0][0] >= min(longest, LONGEST_EPISODE):
             self._length -= self._pieces.popleft()[0]
 
     def joined(self) -> Tree:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from collections.abc import Sequence
 
@@ -67,7 +68,7 @@ def command(
         raise
     if finished:
         click.echo(f"{run} has finished after {result.steps:,} steps: nothing to do")
-        click.echo("more steps: rlkit resume RUN --total-steps N")
+        click.echo(f"more steps: rlkit resume {shlex.quote(run)} --total-steps N")
         return 0
     report(open_run(run, imports=imports), result)
     return 0 if result.signal is None else 128 + signal.Signals(result.signal)

@@ -21,11 +21,11 @@ PLUGINS = ROOT / "plugins"
 # From the lowest to the highest. A module imports from lower layers only, not from its own.
 LAYERS = [
     {"errors"},
-    {"seeding", "rollout", "component", "hookspecs"},
+    {"seeding", "rollout", "component", "hookspecs", "environment_state"},
     {"exploration", "policy", "returns", "network", "environment", "config", "progress", "run_folder"},
     {"collector", "learner", "registry"},
-    {"presets", "provenance", "tracking", "checkpoint", "profiling"},
-    {"evaluation"},
+    {"presets", "provenance", "tracking", "stored_policy", "checkpoint", "drift", "profiling"},
+    {"evaluation", "continuation"},
     {"training"},
     {"testing"},
     {"cli"},

@@ -21,9 +21,9 @@ import torch
 from rlkit_a2c.config import A2CConfig
 from rlkit_core.builtin.environments import GymnasiumConfig
 from rlkit_core.builtin.estimators import DiscountedConfig
-from rlkit_core.stored_policy import load_policy
 from rlkit_core.evaluation import evaluate_policy
 from rlkit_core.seeding import SeedStream
+from rlkit_core.stored_policy import load_policy
 from rlkit_core.training import train
 
 
