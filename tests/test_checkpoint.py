@@ -36,6 +36,7 @@ from rlkit_core.builtin.collectors import StepsConfig
 from rlkit_core.builtin.environments import GymnasiumConfig
 from rlkit_core.builtin.networks import MLPConfig
 from rlkit_core.checkpoint import Checkpoints
+from rlkit_core.cli.root import execute
 from rlkit_core.component import Setup
 from rlkit_core.errors import Diverged, StorageError
 from rlkit_core.hookspecs import hookimpl
@@ -700,7 +701,7 @@ RLKIT = str(Path(sys.executable).with_name("rlkit"))
 SHORT = (
     *("run", "a2c", "--env", "CartPole-v1", "--env.vectorization", "sync", "--total-steps", "640"),
     *("--collector.num-envs", "4", "--collector.num-steps", "16", "--stop-at", "never", "--eval-every", "1000000"),
-    *("--checkpoint-every", "64", "--tracker", "none", "--progress", "none", "--hooks", "full_disk"),
+    *("--checkpoint-every", "64", "--tracker", "none", "--progress", "none", "--hooks", "rlkit_test_full_disk"),
 )
 """Ten updates, a checkpoint after each."""
 
@@ -716,13 +717,22 @@ FULL_DISK = """
 """A hook after which the process cannot make any file longer: it needs no full disk, and no rights to fill one."""
 
 
-def run_in(folder: Path, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
-    (folder / "full_disk.py").write_text(textwrap.dedent(FULL_DISK))
-    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
-    environ = {**os.environ, "PYTHONPATH": path, **more.pop("environ", {})}
-    return subprocess.run(
-        [RLKIT, *arguments], capture_output=True, text=True, cwd=folder, env=environ, timeout=120, **more
-    )
+@pytest.fixture(scope="module")
+def full_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The hook can be imported, here and in processes."""
+    folder = tmp_path_factory.mktemp("modules")
+    (folder / "rlkit_test_full_disk.py").write_text(textwrap.dedent(FULL_DISK))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]))
+        yield
+        sys.modules.pop("rlkit_test_full_disk", None)
+
+
+def run_in(folder: Path, *arguments: str, environ: Any = (), **more: Any) -> subprocess.CompletedProcess[str]:
+    environ = {**os.environ, **dict(environ)}
+    command = [RLKIT, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environ, timeout=120, **more)
 
 
 def outcome(run_dir: Path) -> tuple[Any, ...]:
@@ -736,11 +746,10 @@ def outcome(run_dir: Path) -> tuple[Any, ...]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    done = run_in(folder, *SHORT, "--log-every", "128", "--run-dir", "run")
-    assert done.returncode == 0, done.stderr
-    return outcome(folder / "run")
+def undisturbed(full_disk: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, ...]:
+    run_dir = tmp_path_factory.mktemp("undisturbed") / "run"
+    assert execute([*SHORT, "--log-every", "128", "--run-dir", str(run_dir)]) == 0
+    return outcome(run_dir)
 
 
 @pytest.mark.parametrize(
@@ -759,14 +768,12 @@ def test_a_run_whose_disk_is_full(
     assert len(lines) == 2
     assert Checkpoints(tmp_path / "run" / "checkpoints").steps()[-1] == before
     assert not list(tmp_path.rglob("*.tmp"))
-    done = run_in(tmp_path, "resume", "run", "--progress", "none")
-    assert done.returncode == 0, done.stderr
-    assert read_json(tmp_path / "run" / "status.json")["state"] == "finished"
+    assert resume(tmp_path / "run", progress="none").state == "finished"
     assert read_json(tmp_path / "run" / "provenance.json")["resume_exact"] is True
     assert outcome(tmp_path / "run") == undisturbed
 
 
-def test_a_run_that_cannot_begin_on_a_full_disk(tmp_path: Path) -> None:
+def test_a_run_that_cannot_begin_on_a_full_disk(full_disk: None, tmp_path: Path) -> None:
     import resource
 
     def full() -> None:
