@@ -29,7 +29,7 @@ import numpy as np
 
 from rlkit_core.errors import Diverged, StorageError, UsageError
 from rlkit_core.learner import GrowingPart, Part
-from rlkit_core.run_folder import read_json, sync_folder, write_file
+from rlkit_core.run_folder import how_to_go_on, make_folder, read_json, replace_file, sync_folder, write_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -143,13 +143,15 @@ class Checkpoints:
         tree = _encode({**state, "learner": states}, "", tensors)
         _refuse_non_finite(tensors)
         temporary, target = self.path / f".{step}.tmp", self.path / str(step)
+        files = {_STATE: json.dumps(tree, separators=(",", ":")).encode(), _TENSORS: _serialized(tensors)}
+        if len(files[_STATE]) > MAX_JSON_SIZE:
+            raise StorageError(f"cannot write checkpoint {target}: {_STATE} is larger than {MAX_JSON_SIZE:,} bytes")
         try:
-            (self.path / _SEGMENTS).mkdir(parents=True, exist_ok=True)
-            segments = {name: self._grown(name, part) for name, part in growing.items()}
+            make_folder(self.path / _SEGMENTS)
             for leftover in self.path.glob(".*.tmp"):  # of saves that were killed
-                shutil.rmtree(leftover)
+                shutil.rmtree(leftover, ignore_errors=leftover != temporary)
+            segments = {name: self._grown(name, part) for name, part in growing.items()}
             temporary.mkdir()
-            files = {_STATE: json.dumps(tree, separators=(",", ":")).encode(), _TENSORS: _serialized(tensors)}
             content = {
                 "format": FORMAT,
                 "step": step,
@@ -163,12 +165,14 @@ class Checkpoints:
             sync_folder(temporary)
             if target.exists():
                 # Left by another attempt of this run, which did not go on from it: it was refused, or abandoned.
-                shutil.rmtree(target)
+                self._remove(step)
             temporary.rename(target)
             sync_folder(self.path)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise StorageError(f"cannot write checkpoint {target}: {error.strerror or error}") from error
+            raise StorageError(
+                f"cannot write checkpoint {target}: {error.strerror or error}\n{how_to_go_on(self.path.parent)}"
+            ) from error
         self._segments, self.latest = segments, step
         # The checkpoint is there, whether or not an old one can be removed; the next save tries again.
         with contextlib.suppress(OSError, StorageError):
@@ -184,8 +188,7 @@ class Checkpoints:
         digest = _sha256(data)
         folder = self.path / _SEGMENTS
         file = f"{re.sub(r'[^A-Za-z0-9_]', '_', name)}-{digest[:16]}.safetensors"
-        write_file(folder / f".{file}.tmp", data)
-        (folder / f".{file}.tmp").rename(folder / file)
+        replace_file(folder / file, data)
         sync_folder(folder)
         return [*segments, _Segment(file, len(data), digest, list(part.position()))]
 
@@ -194,7 +197,7 @@ class Checkpoints:
         assert self.latest is not None
         steps = [step for step in self.steps() if step <= self.latest][-self._keep :]
         for step in set(self.steps()) - set(steps):
-            shutil.rmtree(self.path / str(step))
+            self._remove(step)
         kept = {segment.file for some in self._segments.values() for segment in some}
         for step in steps:
             if step != self.latest:
@@ -205,6 +208,12 @@ class Checkpoints:
         for path in (self.path / _SEGMENTS).iterdir():
             if path.name not in kept:
                 path.unlink()
+
+    def _remove(self, step: int) -> None:
+        """Remove a checkpoint. It loses its name first, so that none is ever there in part."""
+        aside = self.path / f".{step}.old.tmp"
+        (self.path / str(step)).rename(aside)
+        shutil.rmtree(aside)
 
     def load(self, step: int) -> Checkpoint:
         """Read a checkpoint; rows of replays are read when it is restored, but looked at now.
@@ -348,11 +357,9 @@ def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         return value if math.isfinite(value) else {"$float": repr(value)}
     if isinstance(value, torch.Tensor):
         # A clone, because parameters may be views of one buffer, which the format refuses.
-        tensors[path] = value.detach().to("cpu", copy=True).contiguous()
-        return {"$tensor": path}
+        return {"$tensor": _put(value.detach().to("cpu", copy=True).contiguous(), path, tensors)}
     if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biuf":
-        tensors[path] = torch.from_numpy(np.array(value, order="C"))
-        return {"$array": path}
+        return {"$array": _put(torch.from_numpy(np.array(value, order="C")), path, tensors)}
     if isinstance(value, Mapping):
         if all(type(key) is str and not key.startswith("$") for key in value):
             return {key: _encode(part, f"{path}/{key}" if path else key, tensors) for key, part in value.items()}
@@ -365,6 +372,14 @@ def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, (int, float)):  # subclasses, such as an enum's members
         return _encode(int(value) if isinstance(value, int) else float(value), path, tensors)
     raise TypeError(f"the state of {path.removeprefix('learner/')} holds a {type(value).__name__}, which is no data")
+
+
+def _put(tensor: Tensor, path: str, tensors: dict[str, Tensor]) -> str:
+    """Add a tensor, and return its name: the path, or one like it where that is taken, because a key holds a slash."""
+    while path in tensors:
+        path += "'"
+    tensors[path] = tensor
+    return path
 
 
 def _decode(tree: Any, tensors: Mapping[str, Tensor]) -> Any:

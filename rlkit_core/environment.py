@@ -23,7 +23,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from rlkit_core import environment_state
-from rlkit_core.errors import EnvironmentFault, UsageError
+from rlkit_core.errors import Diverged, EnvironmentFault, UsageError
 from rlkit_core.rollout import Episode, Tree, tree_leaves, tree_map
 from rlkit_core.seeding import SeedStream
 
@@ -130,8 +130,15 @@ class Environments:
 
         Raises:
             EnvironmentFault: one of them raised, or returned something that does not fit its spaces.
+            Diverged: likewise, but because the actions are not finite.
         """
-        answer = self._call(self.vector_env.step, actions)
+        try:
+            answer = self._call(self.vector_env.step, actions)
+        except EnvironmentFault as error:
+            leaves = [np.asarray(leaf) for _, leaf in tree_leaves(actions)]
+            if all(np.isfinite(leaf).all() for leaf in leaves if leaf.dtype.kind == "f"):
+                raise
+            raise Diverged("an action of the policy is not finite") from error
         self.step_in_episode += 1
         obs, rewards, terminated, truncated, info = self._unpack(answer, 5)
         if self._native:

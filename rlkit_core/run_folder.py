@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import socket
 import time
 from collections import deque
@@ -30,13 +31,27 @@ from rlkit_core.errors import RunInUse, StorageError, UsageError
 
 def write_json(path: Path, data: Any) -> None:
     """Replace a JSON file as a whole: a reader sees the old content or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     content = json.dumps(data, indent=2, allow_nan=False).encode() + b"\n"
+    try:
+        replace_file(path, content)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file, or another content of it, as a whole; nothing is left of one that could not be written.
+
+    Raises:
+        OSError: it could not be.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write_file(temporary, content)
         os.replace(temporary, path)
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -62,6 +77,23 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def how_to_go_on(run_dir: Path) -> str:
+    """What to do about a run that ended because something of it could not be written."""
+    return f"once it can be written, go on with: rlkit resume {shlex.quote(str(run_dir))}"
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, unless they are there, and wait until they are on the disk.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync_folder(path.parent)
 
 
 def read_json(path: Path) -> Any:
@@ -162,17 +194,20 @@ class Journal:
         try:
             written = self._file.write(line)
         except OSError as error:
-            raise StorageError(f"cannot write {self._path}: {error.strerror or error}") from error
+            raise self._failure(error.strerror or error) from error
         self._torn = written != len(line)
         if self._torn:
-            raise StorageError(f"cannot write {self._path}: the disk took {written} of {len(line)} bytes")
+            raise self._failure(f"the disk took {written} of {len(line)} bytes")
 
     def sync(self) -> None:
         """Wait until all records are on the disk."""
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise StorageError(f"cannot write {self._path}: {error.strerror or error}") from error
+            raise self._failure(error.strerror or error) from error
+
+    def _failure(self, reason: object) -> StorageError:
+        return StorageError(f"cannot write {self._path}: {reason}\n{how_to_go_on(self._path.parent)}")
 
     def close(self) -> None:
         """Close the file."""
@@ -248,7 +283,7 @@ class RunFolder:
         """
         folder = cls(path)
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            make_folder(path)
             folder._acquire(0.0, "wait for it, or choose another folder with --run-dir")
         except OSError as error:
             raise StorageError(

@@ -151,9 +151,9 @@ def run(
     else:
         folder = RunFolder.create_new(config.resolved_group, config.seed)
     try:
-        write_json(folder.config_path, config.dump())
         about = provenance(config, registry, run_name=folder.path.name, preset=preset)
         write_json(folder.provenance_path, {**about, "init_from": None if source is None else str(source)})
+        write_json(folder.config_path, config.dump())  # with it there is a run, which can be resumed
         job = Job(config, registry, folder, about, hooks, init_from=source)
         return go(job, progress_mode=progress_mode, profile=profile)
     finally:
@@ -815,8 +815,8 @@ class _Recorder:
         self._since += time.perf_counter() - began
 
 
-class _StoppedEvaluating(Exception):
-    """A signal came while a policy was evaluated, which nothing depends on."""
+class _StoppedEvaluating(BaseException):
+    """A signal came while a policy was evaluated, which nothing depends on; no error that somebody could handle."""
 
 
 class _Signals:

@@ -843,7 +843,12 @@ def test_a_hardly_filled_replay_is_stored_in_little() -> None:
     replay = build(False, 1_000_000)
     replay.add(Lanes(2, "finals").rollout(no_ends(9, 2)))
     state = stored(replay.state_dict())
-    assert sum(leaf.numel() for leaf in (*state["obs"], *state["actions"], state["rewards"], state["flags"])) == 80
+    segment = {name: leaf for name, leaf in state["segment"].items() if name not in ("begin", "end")}
+    assert {name: leaf.numel() for name, leaf in segment.items()} == dict.fromkeys(
+        ("obs.0", "action.0", "rewards", "flags"), 18
+    )
+    assert [leaf.numel() for leaf in state["waiting"]] == [2, 2, 2]
+    assert stored(replay.state_dict(rows=False))["segment"] is None
 
 
 @BOTH
@@ -854,6 +859,115 @@ def test_storing_disturbs_nothing(prioritized: bool) -> None:
     other.add(rollout)
     replay.state_dict()
     assert_same_draws(replay, other)
+
+
+# Stored in segments, as checkpoints do: each row is written once
+
+
+class Segments:
+    """What checkpoints keep of a replay: the segments with rows that are still there, and the state besides them."""
+
+    def __init__(self) -> None:
+        self.segments: list[tuple[list[int], Any]] = []
+        self.state: Any = None
+
+    def save(self, replay: Replay) -> None:
+        self.segments = [one for one in self.segments if replay.keeps(one[0])]
+        rows = replay.rows_since(self.segments[-1][0] if self.segments else None)
+        if rows is not None:
+            self.segments.append((replay.position(), stored(rows)))
+        self.state = stored(replay.state_dict(rows=False))
+
+    def restore(self, replay: Replay) -> Replay:
+        for _, rows in self.segments:
+            replay.add_rows(stored(rows))
+        replay.load_state_dict(stored(self.state))
+        return replay
+
+
+@BOTH
+@given(histories(), st.integers(1, 4), st.booleans())
+def test_a_replay_goes_on_from_its_segments(prioritized: bool, history: History, every: int, resumes: bool) -> None:
+    """Wherever a run is broken off: the same draws follow, of what was there then and of what comes after."""
+    layout, N, capacity, window, rollouts = history
+    lanes, segments = Lanes(N, layout), Segments()
+    replay, again = (build(prioritized, capacity, window=window) for _ in range(2))
+    for count, (ends, restarted) in enumerate(rollouts * 3, 1):
+        rollout = lanes.rollout(ends, restarted)
+        replay.add(rollout)
+        again.add(rollout)
+        if lanes.windows(capacity, window):
+            assert_same_draws(replay, again)
+        if count % every == 0:
+            segments.save(again if resumes else replay)
+            again = segments.restore(build(prioritized, capacity, window=window, seed=99))
+            assert again.position() == replay.position()
+            assert len(again) == len(replay)
+    check_draws(again, lanes, window)
+
+
+@BOTH
+def test_segments_hold_each_row_once(prioritized: bool) -> None:
+    """But for the row before each, whose episode may have been cut since; overwritten ones are not kept."""
+    replay, lanes, segments = build(prioritized, 40), Lanes(1, "finals"), Segments()
+    for step in range(30):
+        replay.add(lanes.rollout(no_ends(5, 1)))
+        segments.save(replay)
+        assert len(segments.segments) <= 9
+        assert len(segments.segments[-1][1]["rewards"]) == (6 if step else 5)
+        assert replay.rows_since(replay.position()) is None
+    check_draws(segments.restore(build(prioritized, 40)), lanes, 1)
+
+
+@BOTH
+def test_a_column_that_is_overwritten_sooner_than_the_others(prioritized: bool) -> None:
+    """A row for each final observation: the first column takes two rows a step, the second one."""
+    lanes, segments = Lanes(2, "finals"), Segments()
+    replay = build(prioritized, 20)
+    replay.add(lanes.rollout(no_ends(4, 2)))
+    segments.save(replay)
+    replay.add(lanes.rollout([[1, 0]] * 6))
+    segments.save(replay)
+    (before, _), (_, rows) = segments.segments
+    assert rows["begin"][0] > before[0]  # rows between the two are in neither, nor in the replay
+    assert rows["begin"][1] == before[1] - 1
+    again = segments.restore(build(prioritized, 20))
+    assert_same_draws(replay, again)
+    check_draws(again, lanes, 1)
+
+
+@BOTH
+def test_an_episode_that_is_cut_after_it_was_stored(prioritized: bool) -> None:
+    """The last step in a segment becomes a truncated one; the row after it, its last successor."""
+    lanes, segments = Lanes(2, "finals"), Segments()
+    replay = build(prioritized, 40, window=2)
+    replay.add(lanes.rollout(no_ends(4, 2)))
+    segments.save(replay)
+    rollout = lanes.rollout(no_ends(3, 2), restarted=[1])
+    again = segments.restore(build(prioritized, 40, window=2))
+    for one in (replay, again):  # cut in the run that goes on, and in one that was resumed in between
+        one.add(rollout)
+    segments.save(replay)
+    third = segments.restore(build(prioritized, 40, window=2))
+    assert int(check_draws(third, lanes, 2).truncated.sum()) > 0  # type: ignore[union-attr]
+    for one in (again, segments.restore(build(prioritized, 40, window=2))):
+        assert_same_draws(copy.deepcopy(replay), one)
+
+
+@BOTH
+def test_missing_segments_are_noticed(prioritized: bool) -> None:
+    replay, lanes, segments = build(prioritized, 40), Lanes(2, "finals"), Segments()
+    for _ in range(3):
+        replay.add(lanes.rollout(no_ends(4, 2)))
+        segments.save(replay)
+    whole = segments.segments
+    for missing in range(3):
+        segments.segments = whole[:missing] + whole[missing + 1 :]
+        with pytest.raises(ValueError, match="missing"):
+            segments.restore(build(prioritized, 40))
+    segments.segments = [whole[0], whole[2], whole[1]]
+    with pytest.raises(ValueError, match="missing"):
+        segments.restore(build(prioritized, 40))
 
 
 # Priorities

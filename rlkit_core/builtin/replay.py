@@ -318,7 +318,7 @@ class Replay:
             self._head = begin.copy()
         if begin.shape != self._head.shape or not ((begin >= 0) & (begin <= end) & (end - begin < self._rows)).all():
             raise ValueError("a segment of the stored replay does not fit it")
-        if (begin > self._head).any() or (end < self._head).any():
+        if (end < self._head).any():
             raise ValueError("rows of the stored replay are missing")
         place = self._flat(*_ranges(begin, end))
         for mine, theirs in zip(
@@ -327,7 +327,9 @@ class Replay:
             if mine.dtype != theirs.dtype or theirs.shape != (len(place), *mine.shape[1:]):
                 raise ValueError("a segment of the stored replay has other shapes")
             mine[place] = theirs
-        self._count = np.minimum(self._count + end - self._head, self._rows - 1)
+        # A column whose earlier rows were all overwritten before this segment was made begins anew with it.
+        count = np.where(begin > self._head, end - begin, self._count + end - self._head)
+        self._count = np.minimum(count, self._rows - 1)
         self._head = end.copy()
 
     def keeps(self, position: Sequence[int]) -> bool:
