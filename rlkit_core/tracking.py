@@ -32,7 +32,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from rlkit_core.errors import RlkitError, RunInUse, StorageError, UsageError
-from rlkit_core.run_folder import RunFolder, read_journal, read_json, write_json
+from rlkit_core.run_folder import RunFolder, check_regular, read_journal, read_json, write_json
 
 Record = dict[str, Any]
 """A record of the journal: `step` in environment steps, `time` in milliseconds since 1970, `metrics` by name."""
@@ -480,6 +480,10 @@ class TrackingProcess:
         # -P: a file `json.py` in the working folder is not meant.
         command = [sys.executable, "-P", "-m", "rlkit_core.tracking", str(run_dir.absolute())]
         command += ["--parent-fd", "0", "--parent-pid", str(os.getpid())]
+        try:
+            check_regular(run_dir / "tracking.log", link=False)
+        except StorageError as error:
+            return cls(run_dir, None, str(error))
         try:
             with open(run_dir / "tracking.log", "ab") as log:
                 process = subprocess.Popen(

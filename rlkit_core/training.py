@@ -288,7 +288,12 @@ def _result_of(folder: RunFolder, status: Mapping[str, Any]) -> Result:
     """What a run that has finished had reached."""
     stored = status.get("result")
     fields = {field.name for field in dataclasses.fields(Result)} - {"run_dir"}
-    return Result(folder.path, **{k: v for k, v in (stored if isinstance(stored, dict) else {}).items() if k in fields})
+    result = Result(
+        folder.path, **{k: v for k, v in (stored if isinstance(stored, dict) else {}).items() if k in fields}
+    )
+    if type(result.steps) is not int:
+        raise StorageError(f"{folder.status_path} is damaged: its result has no whole number of steps")
+    return result
 
 
 def _with_budget(config: RunConfig, total_steps: int, done: int, folder: RunFolder) -> RunConfig:
@@ -540,6 +545,26 @@ class _Training:
         for name in ("next_log", "next_evaluation", "next_checkpoint", "num_evaluations", "best"):
             setattr(self, name, counters[name])
 
+    def _check_counters(self, counters: Mapping[str, Any], step: int) -> None:
+        """Raise where counters are none: the loop would stumble over them much later."""
+        for name in ("steps", "updates", "evaluation_episodes", "next_log", "next_evaluation", "num_evaluations"):
+            _check_number(name, counters[name], whole=True)
+        if counters["next_checkpoint"] is not None:
+            _check_number("next_checkpoint", counters["next_checkpoint"], whole=True)
+        if counters["evaluation_return"] is not None:
+            _check_number("evaluation_return", counters["evaluation_return"])
+        _check_number("seconds", counters["seconds"])
+        _check_number("best", counters["best"])
+        if counters["steps"] != step:
+            raise ValueError(f"it counts {counters['steps']} steps")
+        journal = self.folder.journal_path
+        size = journal.stat().st_size if journal.exists() else 0
+        _check_number("journal", counters["journal"], whole=True)
+        if counters["journal"] > size:
+            raise StorageError(
+                f"{journal} is damaged: it has {size:,} bytes, and had {counters['journal']:,} at checkpoint {step}"
+            )
+
     def _restore(self, checkpoint: Checkpoint) -> int:
         """Go on from a checkpoint; returns where its journal ends.
 
@@ -553,6 +578,7 @@ class _Training:
         self.checkpoints.go_on_from(checkpoint)
         try:
             counters = state["counters"]
+            self._check_counters(counters, checkpoint.step)
             self._take_counters(counters)
             if self.next_checkpoint is None or self.config.checkpoint_every == "never":
                 self.next_checkpoint = self.config.resolved_checkpoint_every
@@ -709,6 +735,14 @@ class _Training:
         self.learner.policy_replaced()
 
 
+def _check_number(name: str, value: Any, *, whole: bool = False) -> None:
+    """Raise ValueError where a stored value is no number, or, if it has to be whole, no count."""
+    if whole and not (type(value) is int and 0 <= value < 2**63):
+        raise ValueError(f"{name} is {value!r:.50}, not a count")
+    if type(value) not in (int, float):
+        raise ValueError(f"{name} is {value!r:.50}, not a number")
+
+
 def _next(at: int, every: int, steps: int) -> int:
     """The next nominal step after `steps`: where an update overran several, they count as one."""
     return at + every * ((steps - at) // every + 1)
@@ -797,6 +831,14 @@ class _Recorder:
         """Go on from there, at an environment step."""
         self.latest, self._sums, self._counts = (dict(state[name]) for name in ("latest", "sums", "counts"))
         self._returns, self._lengths = list(state["returns"]), list(state["lengths"])
+        for numbers in (self.latest.values(), self._sums.values(), self._returns):
+            for number in numbers:
+                _check_number("a recorded number", number)
+        for count in (*self._counts.values(), *self._lengths, state["updates"], state["num_episodes"]):
+            _check_number("a recorded count", count, whole=True)
+        if self._sums.keys() != self._counts.keys() or 0 in self._counts.values():
+            raise ValueError("recorded sums and counts do not belong together")
+        _check_number("running_return", state["running_return"])
         self.updates, self._num_episodes = int(state["updates"]), int(state["num_episodes"])
         self._running_return = float(state["running_return"])
         self._since_step = step
