@@ -139,7 +139,8 @@ class Checkpoints:
         states |= {name: part.state_dict(rows=False) for name, part in growing.items()}
         tensors: dict[str, Tensor] = {}
         tree = _encode({**state, "learner": states}, "", tensors)
-        _refuse_non_finite(tensors)
+        if name := _non_finite(tensors):
+            raise Diverged(f"{name} is not finite; no checkpoint is stored with it")
         temporary, target = self.path / f".{step}.tmp", self.path / str(step)
         try:
             (self.path / _SEGMENTS).mkdir(parents=True, exist_ok=True)
@@ -227,6 +228,9 @@ class Checkpoints:
                 ]
                 for name, some in manifest["segments"].items()
             }
+            sizes = [size for size, _ in listed.values()] + [s.size for some in segments.values() for s in some]
+            if any(type(size) is not int for size in sizes):
+                raise ValueError("it does not say how large its files are")
             content = {name: _read(folder / name, *listed[name]) for name in (_STATE, _TENSORS)}
             if manifest["step"] != step:
                 raise ValueError(f"it says that it is of step {manifest['step']}")
@@ -236,6 +240,8 @@ class Checkpoints:
                         raise ValueError(f"no segment has the name {segment.file!r:.60}")
                     _check_size(self.path / _SEGMENTS / segment.file, segment.size)
             tensors = _tensors(folder / _TENSORS, content[_TENSORS])
+            if name := _non_finite(tensors):
+                raise ValueError(f"{name} is not finite")
             state = _decode(parse_json(content[_STATE]), tensors)
             if tensors:
                 raise ValueError(f"nothing names the tensor {next(iter(tensors))!r:.60}")
@@ -327,13 +333,14 @@ def _tensors(path: Path, content: bytes) -> dict[str, Tensor]:
 # ---- state as data ----
 
 
-def _refuse_non_finite(tensors: Mapping[str, Tensor]) -> None:
-    """Raise Diverged where a number of the learner is not finite: from there nothing is to be resumed."""
+def _non_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """Name of a learner's tensor with a number that is not finite, from where nothing is to be resumed, or None."""
     import torch
 
     for name, tensor in tensors.items():
         if name.startswith("learner/") and tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise Diverged(f"{name.removeprefix('learner/')} is not finite; no checkpoint is stored with it")
+            return name.removeprefix("learner/")
+    return None
 
 
 def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:

@@ -27,7 +27,6 @@ from filelock import FileLock, Timeout
 
 from rlkit_core.errors import RunInUse, StorageError, UsageError
 
-
 MAX_JSON_SIZE = 20_000_000
 """Bytes of a JSON file: larger ones are none of a run's, and would fill the memory."""
 MAX_JSON_TABLES = 300_000

@@ -56,6 +56,8 @@ class Watch:
             return bool(writes) and self._outside(args[0])
         if event in CHANGING:
             return any(self._outside(path) for path in args if isinstance(path, (str, bytes, os.PathLike)))
+        if event == "compile":
+            return not _in_traceback()
         return event in FORBIDDEN
 
     def _outside(self, path: Any) -> bool:
@@ -63,6 +65,14 @@ class Watch:
             return False
         real = os.path.realpath(os.fsdecode(path))
         return os.path.commonpath([real, self.folder]) != self.folder
+
+
+def _in_traceback() -> bool:
+    """Whether Python marks the place in a line of our own source, for `error.json`: it parses that line."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__") != "traceback":
+        frame = frame.f_back
+    return frame is not None
 
 
 def peak() -> float:
@@ -107,9 +117,7 @@ class Child:
 
     def __init__(self, warm_up: list[list[str]], folder: Path) -> None:
         command = [sys.executable, __file__, json.dumps(warm_up), str(folder)]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder
-        )
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder)
         assert self._answer() == "ready"
 
     def __call__(self, *arguments: object) -> dict[str, Any]:
