@@ -60,9 +60,8 @@ def _found(node: ast.AST) -> Iterator[str]:
         first = node.args[0] if node.args else None
         if isinstance(first, ast.Constant) and _is_in(str(first.value), MODULES):
             yield ast.unparse(node)
-    elif isinstance(node, ast.Call) and ast.unparse(node.func) == "yaml.load":
-        if not ast.unparse(node).endswith(", Loader)"):
-            yield ast.unparse(node)
+    elif isinstance(node, ast.Call) and ast.unparse(node).startswith("yaml.load("):
+        yield from () if ast.unparse(node).endswith(", Loader)") else (ast.unparse(node),)
 
 
 def _is_in(module: str, modules: set[str]) -> bool:
