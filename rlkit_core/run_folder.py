@@ -80,9 +80,9 @@ def read_json(path: Path) -> Any:
     """
     check_regular(path)
     try:
-        with open(path, "rb") as file:
-            content = file.read(MAX_JSON_SIZE + 1)
-        return parse_json(content)
+        if path.stat().st_size > MAX_JSON_SIZE:
+            raise ValueError(f"it is larger than {MAX_JSON_SIZE:,} bytes")
+        return parse_json(path.read_bytes())
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
@@ -325,7 +325,8 @@ class RunFolder:
     @classmethod
     def create_new(cls, group: str, seed: int) -> RunFolder:
         """A new run folder below `runs/` in the working folder, named by group, seed and time."""
-        name = f"{group.replace('/', '-')}-seed{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+        short = group.replace("/", "-").encode()[:150].decode(errors="ignore")  # a file's name has 255 bytes at most
+        name = f"{short}-seed{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
         for suffix in ("", *(f"-{i}" for i in range(2, 1000))):
             try:
                 return cls.create(Path("runs") / (name + suffix))

@@ -7,6 +7,7 @@ import dataclasses
 import gc
 import math
 import os
+import re
 import signal
 import threading
 import time
@@ -375,7 +376,6 @@ def _own_world(config: RunConfig) -> Iterator[None]:
     if not _ONE_AT_A_TIME.acquire(blocking=False):
         raise UsageError("another run is training in this process\ntake a process each: they would share generators")
     threads = torch.get_num_threads()
-    torch.set_num_threads(config.threads)
     # What is there now stays to the end: the garbage collector need not look through torch's modules again.
     frozen = gc.get_freeze_count()
     gc.freeze()
@@ -383,6 +383,7 @@ def _own_world(config: RunConfig) -> Iterator[None]:
     # batches of 256 rows gives its memory back and gets it again, page by page: 8 % of SAC's time.
     torch.empty(31 * 2**20, dtype=torch.uint8)
     try:
+        torch.set_num_threads(config.threads)
         with global_generators(SeedStream(config.seed, "global")):
             yield
     finally:
@@ -408,16 +409,23 @@ class _Training:
         self.seeds = SeedStream(config.seed)
         self.collector = config.algorithm.collector.build(config.env, self.seeds.stream("collector"), config.device)
         try:
-            self.learner: Learner = config.algorithm.build(
-                Setup(
-                    observation_space=self.collector.observation_space,
-                    action_space=self.collector.action_space,
-                    num_envs=config.algorithm.collector.num_envs,
-                    total_steps=config.total_steps,
-                    device=config.device,
-                    seeds=self.seeds.stream("learner"),
-                )
+            setup = Setup(
+                observation_space=self.collector.observation_space,
+                action_space=self.collector.action_space,
+                num_envs=config.algorithm.collector.num_envs,
+                total_steps=config.total_steps,
+                device=config.device,
+                seeds=self.seeds.stream("learner"),
             )
+            try:
+                self.learner: Learner = config.algorithm.build(setup)
+            except (MemoryError, RuntimeError) as error:
+                # torch has no class of its own for it, but on CUDA.
+                if isinstance(error, RuntimeError) and not re.search("memory|Storage size", str(error)):
+                    raise
+                raise UsageError(
+                    f"{config.algorithm.name} with these settings does not fit into memory\ntake smaller networks"
+                ) from error
             before = job.continuation
             if job.init_from is not None and (before is None or before.checkpoint is None):
                 self._take_over(job.init_from, job.registry)

@@ -116,6 +116,7 @@ class Child:
     """Such a process, seen from a test."""
 
     def __init__(self, warm_up: list[list[str]], folder: Path) -> None:
+        self.folder = folder
         command = [sys.executable, __file__, json.dumps(warm_up), str(folder)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder)
         assert self._answer() == "ready"
