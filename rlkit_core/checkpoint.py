@@ -143,8 +143,8 @@ class Checkpoints:
             raise Diverged(f"{name} is not finite; no checkpoint is stored with it")
         temporary, target = self.path / f".{step}.tmp", self.path / str(step)
         try:
-            (self.path / _SEGMENTS).mkdir(parents=True, exist_ok=True)
             self._check_folders()
+            (self.path / _SEGMENTS).mkdir(parents=True, exist_ok=True)
             segments = {name: self._grown(name, part) for name, part in growing.items()}
             for leftover in self.path.glob(".*.tmp"):  # of saves that were killed
                 shutil.rmtree(leftover)

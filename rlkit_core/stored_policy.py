@@ -20,7 +20,7 @@ from gymnasium.spaces.utils import flatdim
 from rlkit_core.component import AlgorithmConfig, Setup, dump
 from rlkit_core.config import Draft, Problems
 from rlkit_core.errors import ConfigError, RlkitError, StorageError, UsageError
-from rlkit_core.run_folder import RunFolder, read_json, sync_folder, write_file, write_json
+from rlkit_core.run_folder import RunFolder, check_folder, read_json, sync_folder, write_file, write_json
 from rlkit_core.seeding import SeedStream, global_generators
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ def save_policy(
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
     temporary, old = path.with_name(f".{path.name}.tmp"), _old(path)
+    for folder in (path.parent, path, temporary, old):
+        check_folder(folder)
     try:
         if temporary.exists():  # a save was killed
             shutil.rmtree(temporary)

@@ -553,6 +553,8 @@ def begin_anew(folder: RunFolder) -> None:
             f"the record of {folder.path} is being sent at this moment\nits tracking process ends at most "
             f"{AFTER_END:.0f} s after training; try again then"
         ) from None
+    except OSError as error:
+        raise StorageError(f"cannot write {folder.path}: {error.strerror or error}") from error
     try:
         state = read_tracking(folder)
         ids = {key: state["ids"][key] for key in ("uri", "experiment") if key in state["ids"]}
