@@ -29,14 +29,22 @@ import numpy as np
 
 from rlkit_core.errors import Diverged, StorageError, UsageError
 from rlkit_core.learner import GrowingPart, Part
-from rlkit_core.run_folder import how_to_go_on, make_folder, read_json, replace_file, sync_folder, write_file
+from rlkit_core.run_folder import (
+    MAX_JSON_SIZE,
+    check_folder,
+    how_to_go_on,
+    make_folder,
+    parse_json,
+    read_json,
+    replace_file,
+    sync_folder,
+    write_file,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = 1
-MAX_JSON_SIZE = 30_000_000
-"""Bytes of a manifest or state: larger ones are no checkpoint's, and would fill the memory."""
 
 _STATE, _TENSORS, _MANIFEST, _SEGMENTS = "state.json", "tensors.safetensors", "manifest.json", "segments"
 _KINDS = ("$tensor", "$array", "$float", "$tuple", "$items")
@@ -141,12 +149,14 @@ class Checkpoints:
         states |= {name: part.state_dict(rows=False) for name, part in growing.items()}
         tensors: dict[str, Tensor] = {}
         tree = _encode({**state, "learner": states}, "", tensors)
-        _refuse_non_finite(tensors)
+        if name := _non_finite(tensors):
+            raise Diverged(f"{name} is not finite; no checkpoint is stored with it")
         temporary, target = self.path / f".{step}.tmp", self.path / str(step)
         files = {_STATE: json.dumps(tree, separators=(",", ":")).encode(), _TENSORS: _serialized(tensors)}
         if len(files[_STATE]) > MAX_JSON_SIZE:
             raise StorageError(f"cannot write checkpoint {target}: {_STATE} is larger than {MAX_JSON_SIZE:,} bytes")
         try:
+            self._check_folders()
             make_folder(self.path / _SEGMENTS)
             for leftover in self.path.glob(".*.tmp"):  # of saves that were killed
                 shutil.rmtree(leftover, ignore_errors=leftover != temporary)
@@ -177,6 +187,10 @@ class Checkpoints:
         # The checkpoint is there, whether or not an old one can be removed; the next save tries again.
         with contextlib.suppress(OSError, StorageError):
             self._remove_old()
+
+    def _check_folders(self) -> None:
+        for path in (self.path, self.path / _SEGMENTS):
+            check_folder(path)
 
     def _grown(self, name: str, part: GrowingPart) -> list[_Segment]:
         """The segments of a part, a new one with what has come since the last checkpoint among them."""
@@ -222,6 +236,8 @@ class Checkpoints:
             StorageError: it is damaged; says which part of it.
         """
         folder = self.path / str(step)
+        self._check_folders()
+        check_folder(folder)
         manifest = _read_manifest(folder)
         try:
             listed = {name: (file["size"], file["sha256"]) for name, file in manifest["files"].items()}
@@ -231,18 +247,23 @@ class Checkpoints:
                 ]
                 for name, some in manifest["segments"].items()
             }
+            sizes = [size for size, _ in listed.values()] + [s.size for some in segments.values() for s in some]
+            if any(type(size) is not int for size in sizes):
+                raise ValueError("it does not say how large its files are")
             content = {name: _read(folder / name, *listed[name]) for name in (_STATE, _TENSORS)}
             if manifest["step"] != step:
                 raise ValueError(f"it says that it is of step {manifest['step']}")
-            if len(content[_STATE]) > MAX_JSON_SIZE:
-                raise ValueError(f"{_STATE} is larger than {MAX_JSON_SIZE:,} bytes")
             for some in segments.values():
                 for segment in some:
                     if not re.fullmatch(r"[A-Za-z0-9_]+-[0-9a-f]{16}\.safetensors", segment.file):
                         raise ValueError(f"no segment has the name {segment.file!r:.60}")
                     _check_size(self.path / _SEGMENTS / segment.file, segment.size)
             tensors = _tensors(folder / _TENSORS, content[_TENSORS])
-            state = _decode(json.loads(content[_STATE]), tensors)
+            if name := _non_finite(tensors):
+                raise ValueError(f"{name} is not finite")
+            state = _decode(parse_json(content[_STATE]), tensors)
+            if tensors:
+                raise ValueError(f"nothing names the tensor {next(iter(tensors))!r:.60}")
             if not isinstance(state, dict) or not isinstance(state.get("learner"), dict):
                 raise ValueError(f"{_STATE} holds no learner's state")
             if not isinstance(manifest["made_with"], dict):
@@ -270,10 +291,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / _MANIFEST
     _check_size(path)
-    try:
-        manifest = read_json(path)
-    except RecursionError:
-        manifest = None
+    manifest = read_json(path)
     if not isinstance(manifest, dict) or "format" not in manifest:
         raise StorageError(f"{path} is damaged: it describes no checkpoint")
     if manifest["format"] != FORMAT:
@@ -334,13 +352,14 @@ def _tensors(path: Path, content: bytes) -> dict[str, Tensor]:
 # ---- state as data ----
 
 
-def _refuse_non_finite(tensors: Mapping[str, Tensor]) -> None:
-    """Raise Diverged where a number of the learner is not finite: from there nothing is to be resumed."""
+def _non_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """Name of a learner's tensor with a number that is not finite, from where nothing is to be resumed, or None."""
     import torch
 
     for name, tensor in tensors.items():
         if name.startswith("learner/") and tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise Diverged(f"{name.removeprefix('learner/')} is not finite; no checkpoint is stored with it")
+            return name.removeprefix("learner/")
+    return None
 
 
 def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
@@ -382,8 +401,8 @@ def _put(tensor: Tensor, path: str, tensors: dict[str, Tensor]) -> str:
     return path
 
 
-def _decode(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The state that `_encode` made that of.
+def _decode(tree: Any, tensors: dict[str, Tensor]) -> Any:
+    """The state that `_encode` made that of; takes the tensors out: a few bytes must not copy one again and again.
 
     Raises:
         Exception: of any class: it is none.
@@ -396,9 +415,9 @@ def _decode(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
         return {key: _decode(part, tensors) for key, part in tree.items()}
     ((kind, content),) = tree.items()
     if kind == "$tensor":
-        return tensors[content].clone()
+        return tensors.pop(content).clone()
     if kind == "$array":
-        return tensors[content].clone().numpy()
+        return tensors.pop(content).clone().numpy()
     if kind == "$float":
         return float(content)
     parts = [_decode(part, tensors) for part in content]

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import reprlib
+import stat
 import tomllib
 from collections.abc import Iterable, Mapping
 from difflib import SequenceMatcher, get_close_matches
@@ -83,7 +84,7 @@ class RunConfig(BaseModel):
         None, ge=1, description="print the last and the running return every so many episodes, as the notebook does"
     )
     device: Literal["cpu", "cuda", "auto"] = Field("cpu", description="where networks live; auto: cuda if there is one")
-    threads: int = Field(1, ge=1, description="threads of torch; one is fastest for small networks")
+    threads: int = Field(1, ge=1, le=1024, description="threads of torch; one is fastest for small networks")
     imports: tuple[str, ...] = Field(
         (),
         description="module to import first, which registers environments; may be given several times",
@@ -305,7 +306,11 @@ def plain(value: Any, depth: int = 0) -> Any:
         value = value.model_dump(mode="json")
     elif hasattr(value, "tolist"):  # numpy's
         value = value.tolist()
-    if value is None or isinstance(value, (bool, int)):
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, int):
+        if abs(value) >= 2**63:
+            raise ValueError("should be a number that fits into 64 bits")
         return value
     if isinstance(value, float):
         if not math.isfinite(value):
@@ -459,6 +464,8 @@ def read_config_file(path: Path) -> Data:
     if path.suffix not in (".toml", ".json", ".yaml", ".yml"):
         raise UsageError(f"{path}: the name should end in .toml, .yaml, .yml or .json")
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # one would wait for a pipe for ever
+            raise UsageError(f"cannot read {path}: it is no regular file")
         with open(path, "rb") as file:
             content = file.read(MAX_FILE_SIZE + 1)
     except (OSError, ValueError) as error:

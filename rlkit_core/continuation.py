@@ -67,8 +67,10 @@ class Continuation:
             entry["differences"] = [list(difference) for difference in self.found]
         if self.total_steps is not None:
             entry["total_steps"] = self.total_steps
-        resumes = [*(about.get("resumes") or []), entry]
-        record = {**about, "resumes": resumes, "resume_exact": all(one["exact"] for one in resumes)}
+        before = about.get("resumes")
+        resumes = [*(before if isinstance(before, list) else []), entry]
+        exact = all(isinstance(one, dict) and one.get("exact") is True for one in resumes)
+        record = {**about, "resumes": resumes, "resume_exact": exact}
         if reason is not None:
             record |= {"run_id": uuid.uuid4().hex, "resumed_from": about.get("run_id")}
             begin_anew(folder)
@@ -134,8 +136,12 @@ def check_drift(then: Mapping[str, Any], now: Mapping[str, Any], allowed: bool) 
 
     Raises:
         ResumeRefused: it changes what is computed, and that is not allowed.
+        StorageError: what the run was made with is not said in the way it should be.
     """
-    found = differences(then, now)
+    try:
+        found = differences(then, now)
+    except Exception as error:
+        raise StorageError(f"what the run was made with is damaged: {type(error).__name__}: {error}") from error
     changes = [difference for difference in found if difference.changes_results]
     if changes and not allowed:
         named = ", ".join(difference.what for difference in changes[:3]) + (", …" if len(changes) > 3 else "")

@@ -246,7 +246,7 @@ class Environments:
         """Actions of a lane's open episode, as its environment takes them."""
         count = int(self.step_in_episode[lane])
         length = 0 if actions is None else len(tree_leaves(actions)[0][1])
-        if count > length:
+        if count > min(length, environment_state.LONGEST_EPISODE):
             raise Inexact(
                 f"environment {self.first_index + lane} is {count:,} steps into its episode, too many to repeat"
             )
@@ -499,9 +499,9 @@ class CheckedEnv(gymnasium.Wrapper[Any, Any, Any, Any]):
         What goes wrong is kept for `restore_problem`: raised in a worker, it would end that.
         """
         self._problem = None
-        self._episode, self._step, self._seed, self._rng = (lane[key] for key in ("episode", "step", "seed", "rng"))
-        self._lasting = lane["lasting"]
         try:
+            self._episode, self._step = int(lane["episode"]), int(lane["step"])
+            self._seed, self._rng, self._lasting = lane["seed"], lane["rng"], lane["lasting"]
             if lane["state"] is not None:
                 self.env.reset(seed=lane["seed"])
                 environment_state.restore(self.env, lane["state"])

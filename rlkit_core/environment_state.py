@@ -136,6 +136,8 @@ def _load_wrapper(wrapper: Any, values: State) -> None:
             present.count = float(value["count"])
         elif isinstance(present, deque):
             setattr(wrapper, name, deque(value, maxlen=present.maxlen))
+        elif type(present) in (bool, int, float) and type(value) is not type(present):
+            raise ValueError(f"{name} is {value!r:.50}")
         else:
             setattr(wrapper, name, value)
 

@@ -155,8 +155,9 @@ def open_run(run: str | Path, *, imports: Sequence[str] = (), registry: Registry
     """
     data = read_json(RunFolder.open(run).config_path)
     import_modules(imports, from_here=True)
-    names = data.get("imports", []) if isinstance(data, dict) else []
-    import_modules([str(name) for name in names if name not in imports], from_here=False)
+    names = data.get("imports") if isinstance(data, dict) else None
+    if isinstance(names, list):  # what is none is refused below
+        import_modules([str(name) for name in names if name not in imports], from_here=False)
     return RunConfig.parse(data, registry=registry or Registry())
 
 

@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shlex
 import socket
+import stat
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -27,6 +29,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from rlkit_core.errors import RunInUse, StorageError, UsageError
+
+MAX_JSON_SIZE = 20_000_000
+"""Bytes of a JSON file: larger ones are none of a run's, and would fill the memory."""
+MAX_JSON_TABLES = 300_000
+"""Tables and lists in it: an empty one takes two bytes of the file and some hundred of memory."""
+LONGEST_RECORD = 10_000_000
+"""Bytes of a line of the journal: longer ones are passed over, as torn ones are."""
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -60,7 +69,8 @@ def write_file(path: Path, content: bytes) -> None:
     Raises:
         OSError: it is not.
     """
-    with open(path, "wb") as file:
+    path.unlink(missing_ok=True)  # left by a killed save; what is a link is not followed, what is a pipe not waited for
+    with open(path, "xb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
@@ -102,12 +112,62 @@ def read_json(path: Path) -> Any:
     Raises:
         StorageError: it is missing, unreadable or no JSON.
     """
+    check_regular(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        if path.stat().st_size > MAX_JSON_SIZE:
+            raise ValueError(f"it is larger than {MAX_JSON_SIZE:,} bytes")
+        return parse_json(path.read_bytes())
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise StorageError(f"{path} is damaged: {error}") from error
+    except (ValueError, RecursionError) as error:
+        what = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise StorageError(f"{path} is damaged: {what}") from error
+
+
+def parse_json(content: bytes) -> Any:
+    """Plain data from JSON that may come from anywhere: of bounded size, all numbers finite, all texts printable.
+
+    Raises:
+        ValueError, RecursionError: it is none.
+    """
+    if len(content) > MAX_JSON_SIZE:
+        raise ValueError(f"it is larger than {MAX_JSON_SIZE:,} bytes")
+    if content.count(b"{") + content.count(b"[") > MAX_JSON_TABLES:
+        raise ValueError(f"it has more than {MAX_JSON_TABLES:,} tables and lists")
+    data = json.loads(content.decode(), parse_float=_finite, parse_constant=_finite)
+    if b"\\ud" in content.lower():  # half a letter can be read, but not written
+        json.dumps(data, ensure_ascii=False).encode()
+    return data
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:30]} is no finite number")
+    return number
+
+
+def check_regular(path: Path, *, link: bool = True) -> None:
+    """Raise StorageError where something is at a path that is no file: one would wait for a pipe for ever.
+
+    Args:
+        path: where; that nothing is there is no error.
+        link: whether a link to a file will do. It does not where we write: what it points to is not the run's.
+    """
+    try:
+        mode = (path.stat() if link else path.lstat()).st_mode
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise StorageError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    if not stat.S_ISREG(mode):
+        raise StorageError(f"{path} is damaged: it is no regular file")
+
+
+def check_folder(path: Path) -> None:
+    """Raise StorageError where something is at a path that is no folder, but a link to one, say."""
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise StorageError(f"{path} is damaged: it is no folder")
 
 
 def process_start_time(pid: int) -> float | None:
@@ -137,7 +197,7 @@ def _is_gone(process: Mapping[str, Any]) -> bool:
     if process.get("host") != socket.gethostname():
         return False
     pid = process.get("pid")
-    return not isinstance(pid, int) or process_start_time(pid) != process.get("process_start")
+    return type(pid) is not int or not 0 < pid < 2**31 or process_start_time(pid) != process.get("process_start")
 
 
 class Journal:
@@ -158,6 +218,7 @@ class Journal:
     """
 
     def __init__(self, path: Path, position: int | None = None) -> None:
+        check_regular(path, link=False)
         try:
             self._file = open(path, "ab+", buffering=0)  # noqa: SIM115 (kept open for the run)
             if self._file.seek(0, os.SEEK_END) > 0:
@@ -226,12 +287,15 @@ def set_tail_aside(path: Path, position: int) -> None:
     Raises:
         StorageError: it cannot be written.
     """
+    aside_path = path.with_suffix(".aside.jsonl")
+    for written in (path, aside_path):
+        check_regular(written, link=False)
     try:
         with open(path, "rb+") as file:
             file.seek(position)
             tail = file.read()
             if tail:
-                with open(path.with_suffix(".aside.jsonl"), "ab") as aside:
+                with open(aside_path, "ab") as aside:
                     aside.write(tail)
                     aside.flush()
                     os.fsync(aside.fileno())
@@ -247,22 +311,30 @@ def read_journal(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, A
     """Whole records from a byte offset on, as `(offset after the record, record)`; torn lines are passed over.
 
     A line without its newline is not read yet: it may still be being written.
+
+    Raises:
+        StorageError: it cannot be read.
     """
+    check_regular(path)
     try:
         with open(path, "rb") as file:
             file.seek(offset)
-            for line in file:
-                if not line.endswith(b"\n"):
+            for line in iter(lambda: file.readline(LONGEST_RECORD), b""):
+                if not line.endswith(b"\n") and len(line) < LONGEST_RECORD:
                     return
                 offset += len(line)
                 try:
                     record = json.loads(line)
                 except (ValueError, RecursionError):
                     continue
-                if isinstance(record, dict) and {"step", "time", "metrics"} <= record.keys():
+                if not isinstance(record, dict) or not {"step", "time", "metrics"} <= record.keys():
+                    continue
+                if isinstance(record["metrics"], dict):
                     yield offset, record
     except FileNotFoundError:
         return
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 class RunFolder:
@@ -297,7 +369,8 @@ class RunFolder:
     @classmethod
     def create_new(cls, group: str, seed: int) -> RunFolder:
         """A new run folder below `runs/` in the working folder, named by group, seed and time."""
-        name = f"{group.replace('/', '-')}-seed{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+        short = group.replace("/", "-").encode()[:150].decode(errors="ignore")  # a file's name has 255 bytes at most
+        name = f"{short}-seed{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
         for suffix in ("", *(f"-{i}" for i in range(2, 1000))):
             try:
                 return cls.create(Path("runs") / (name + suffix))

@@ -20,7 +20,7 @@ from gymnasium.spaces.utils import flatdim
 from rlkit_core.component import AlgorithmConfig, Setup, dump
 from rlkit_core.config import Draft, Problems
 from rlkit_core.errors import ConfigError, RlkitError, StorageError, UsageError
-from rlkit_core.run_folder import RunFolder, read_json, sync_folder, write_file, write_json
+from rlkit_core.run_folder import RunFolder, check_folder, read_json, sync_folder, write_file, write_json
 from rlkit_core.seeding import SeedStream, global_generators
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from rlkit_core.registry import Registry
 
 FORMAT = 1
-MAX_JSON_SIZE = 30_000_000
-"""Bytes of a `policy.json`: it holds the bounds of spaces, which may be images."""
 MAX_SPACE_SIZE = 10_000_000
 """Numbers in an observation or action of a stored policy: a damaged file must not fill the memory."""
 
@@ -72,6 +70,8 @@ def save_policy(
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
     temporary, old = path.with_name(f".{path.name}.tmp"), _old(path)
+    for folder in (path.parent, path, temporary, old):
+        check_folder(folder)
     try:
         if temporary.exists():  # a save was killed
             shutil.rmtree(temporary)
@@ -160,8 +160,8 @@ def load_policy(
     weights = path / "policy.safetensors"
     try:
         content = weights.read_bytes() if weights.is_file() else b""
-    except OSError as error:
-        raise StorageError(f"cannot read {weights}: {error.strerror or error}") from error
+    except (OSError, MemoryError) as error:
+        raise StorageError(f"cannot read {weights}: {getattr(error, 'strerror', None) or 'it is too large'}") from error
     if hashlib.sha256(content).hexdigest() != about["weights_sha256"]:
         raise StorageError(f"{weights} is damaged: its hash is not the one in policy.json")
 
@@ -203,14 +203,7 @@ def _stored(path: Path) -> Path | None:
 
 def _read_about(file: Path) -> dict[str, Any]:
     """What `policy.json` says, as it was written."""
-    try:
-        if file.stat().st_size > MAX_JSON_SIZE:
-            raise StorageError(f"{file} is damaged: it is larger than {MAX_JSON_SIZE:,} bytes")
-        about = read_json(file)
-    except OSError as error:
-        raise StorageError(f"cannot read {file}: {error.strerror or error}") from error
-    except RecursionError:
-        about = None
+    about = read_json(file)
     if not isinstance(about, dict) or "format" not in about:
         raise StorageError(f"{file} is damaged: it says nothing of a policy")
     if about["format"] != FORMAT:

@@ -32,7 +32,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from rlkit_core.errors import RlkitError, RunInUse, StorageError, UsageError
-from rlkit_core.run_folder import RunFolder, read_journal, read_json, write_json
+from rlkit_core.run_folder import RunFolder, check_regular, read_journal, read_json, write_json
 
 Record = dict[str, Any]
 """A record of the journal: `step` in environment steps, `time` in milliseconds since 1970, `metrics` by name."""
@@ -481,6 +481,10 @@ class TrackingProcess:
         command = [sys.executable, "-P", "-m", "rlkit_core.tracking", str(run_dir.absolute())]
         command += ["--parent-fd", "0", "--parent-pid", str(os.getpid())]
         try:
+            check_regular(run_dir / "tracking.log", link=False)
+        except StorageError as error:
+            return cls(run_dir, None, str(error))
+        try:
             with open(run_dir / "tracking.log", "ab") as log:
                 process = subprocess.Popen(
                     command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, bufsize=0
@@ -549,6 +553,8 @@ def begin_anew(folder: RunFolder) -> None:
             f"the record of {folder.path} is being sent at this moment\nits tracking process ends at most "
             f"{AFTER_END:.0f} s after training; try again then"
         ) from None
+    except OSError as error:
+        raise StorageError(f"cannot write {folder.path}: {error.strerror or error}") from error
     try:
         state = read_tracking(folder)
         ids = {key: state["ids"][key] for key in ("uri", "experiment") if key in state["ids"]}

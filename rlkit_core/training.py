@@ -7,6 +7,7 @@ import dataclasses
 import gc
 import math
 import os
+import re
 import signal
 import threading
 import time
@@ -294,7 +295,12 @@ def _result_of(folder: RunFolder, status: Mapping[str, Any]) -> Result:
     """What a run that has finished had reached."""
     stored = status.get("result")
     fields = {field.name for field in dataclasses.fields(Result)} - {"run_dir"}
-    return Result(folder.path, **{k: v for k, v in (stored if isinstance(stored, dict) else {}).items() if k in fields})
+    result = Result(
+        folder.path, **{k: v for k, v in (stored if isinstance(stored, dict) else {}).items() if k in fields}
+    )
+    if type(result.steps) is not int:
+        raise StorageError(f"{folder.status_path} is damaged: its result has no whole number of steps")
+    return result
 
 
 def _with_budget(config: RunConfig, total_steps: int, done: int, folder: RunFolder) -> RunConfig:
@@ -376,7 +382,6 @@ def _own_world(config: RunConfig) -> Iterator[None]:
     if not _ONE_AT_A_TIME.acquire(blocking=False):
         raise UsageError("another run is training in this process\ntake a process each: they would share generators")
     threads = torch.get_num_threads()
-    torch.set_num_threads(config.threads)
     # What is there now stays to the end: the garbage collector need not look through torch's modules again.
     frozen = gc.get_freeze_count()
     gc.freeze()
@@ -384,6 +389,7 @@ def _own_world(config: RunConfig) -> Iterator[None]:
     # batches of 256 rows gives its memory back and gets it again, page by page: 8 % of SAC's time.
     torch.empty(31 * 2**20, dtype=torch.uint8)
     try:
+        torch.set_num_threads(config.threads)
         with global_generators(SeedStream(config.seed, "global")):
             yield
     finally:
@@ -409,16 +415,23 @@ class _Training:
         self.seeds = SeedStream(config.seed)
         self.collector = config.algorithm.collector.build(config.env, self.seeds.stream("collector"), config.device)
         try:
-            self.learner: Learner = config.algorithm.build(
-                Setup(
-                    observation_space=self.collector.observation_space,
-                    action_space=self.collector.action_space,
-                    num_envs=config.algorithm.collector.num_envs,
-                    total_steps=config.total_steps,
-                    device=config.device,
-                    seeds=self.seeds.stream("learner"),
-                )
+            setup = Setup(
+                observation_space=self.collector.observation_space,
+                action_space=self.collector.action_space,
+                num_envs=config.algorithm.collector.num_envs,
+                total_steps=config.total_steps,
+                device=config.device,
+                seeds=self.seeds.stream("learner"),
             )
+            try:
+                self.learner: Learner = config.algorithm.build(setup)
+            except (MemoryError, RuntimeError) as error:
+                # torch has no class of its own for it, but on CUDA.
+                if isinstance(error, RuntimeError) and not re.search("memory|Storage size", str(error)):
+                    raise
+                raise UsageError(
+                    f"{config.algorithm.name} with these settings does not fit into memory\ntake smaller networks"
+                ) from error
             before = job.continuation
             if job.init_from is not None and (before is None or before.checkpoint is None):
                 self._take_over(job.init_from, job.registry)
@@ -546,6 +559,26 @@ class _Training:
         for name in ("next_log", "next_evaluation", "next_checkpoint", "num_evaluations", "best"):
             setattr(self, name, counters[name])
 
+    def _check_counters(self, counters: Mapping[str, Any], step: int) -> None:
+        """Raise where counters are none: the loop would stumble over them much later."""
+        for name in ("steps", "updates", "evaluation_episodes", "next_log", "next_evaluation", "num_evaluations"):
+            _check_number(name, counters[name], whole=True)
+        if counters["next_checkpoint"] is not None:
+            _check_number("next_checkpoint", counters["next_checkpoint"], whole=True)
+        if counters["evaluation_return"] is not None:
+            _check_number("evaluation_return", counters["evaluation_return"])
+        _check_number("seconds", counters["seconds"])
+        _check_number("best", counters["best"])
+        if counters["steps"] != step:
+            raise ValueError(f"it counts {counters['steps']} steps")
+        journal = self.folder.journal_path
+        size = journal.stat().st_size if journal.exists() else 0
+        _check_number("journal", counters["journal"], whole=True)
+        if counters["journal"] > size:
+            raise StorageError(
+                f"{journal} is damaged: it has {size:,} bytes, and had {counters['journal']:,} at checkpoint {step}"
+            )
+
     def _restore(self, checkpoint: Checkpoint) -> int:
         """Go on from a checkpoint; returns where its journal ends.
 
@@ -559,6 +592,7 @@ class _Training:
         self.checkpoints.go_on_from(checkpoint)
         try:
             counters = state["counters"]
+            self._check_counters(counters, checkpoint.step)
             self._take_counters(counters)
             if self.next_checkpoint is None or self.config.checkpoint_every == "never":
                 self.next_checkpoint = self.config.resolved_checkpoint_every
@@ -715,6 +749,14 @@ class _Training:
         self.learner.policy_replaced()
 
 
+def _check_number(name: str, value: Any, *, whole: bool = False) -> None:
+    """Raise ValueError where a stored value is no number, or, if it has to be whole, no count."""
+    if whole and not (type(value) is int and 0 <= value < 2**63):
+        raise ValueError(f"{name} is {value!r:.50}, not a count")
+    if type(value) not in (int, float):
+        raise ValueError(f"{name} is {value!r:.50}, not a number")
+
+
 def _next(at: int, every: int, steps: int) -> int:
     """The next nominal step after `steps`: where an update overran several, they count as one."""
     return at + every * ((steps - at) // every + 1)
@@ -803,6 +845,14 @@ class _Recorder:
         """Go on from there, at an environment step."""
         self.latest, self._sums, self._counts = (dict(state[name]) for name in ("latest", "sums", "counts"))
         self._returns, self._lengths = list(state["returns"]), list(state["lengths"])
+        for numbers in (self.latest.values(), self._sums.values(), self._returns):
+            for number in numbers:
+                _check_number("a recorded number", number)
+        for count in (*self._counts.values(), *self._lengths, state["updates"], state["num_episodes"]):
+            _check_number("a recorded count", count, whole=True)
+        if self._sums.keys() != self._counts.keys() or 0 in self._counts.values():
+            raise ValueError("recorded sums and counts do not belong together")
+        _check_number("running_return", state["running_return"])
         self.updates, self._num_episodes = int(state["updates"]), int(state["num_episodes"])
         self._running_return = float(state["running_return"])
         self._since_step = step

@@ -157,7 +157,7 @@ def test_a_password_is_not_repeated() -> None:
 
 def test_round_trip() -> None:
     configs = [
-        parse({"stop_at": 475, "imports": ["a", "b"], "seed": 2**63 - 1, "total_steps": 10**30}),
+        parse({"stop_at": 475, "imports": ["a", "b"], "seed": 2**63 - 1, "total_steps": 2**63 - 1}),
         parse({"stop_at": "never", "env": {"timeout": 1e308, "kwargs": {"a": [1, {"b": None}], "c": 1e-300}}}),
         parse({"env": {"wrappers": ["FrameStackObservation:stack_size=4", {"name": "X", "a": [1, 2]}]}}),
         parse({"env": {"kwargs": {"a": (1, 2), "b": np.float32(0.5), "c": np.arange(3)}}}),

@@ -256,9 +256,11 @@ def test_a_journal_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"cannot write .*No such file"):
         Journal(tmp_path / "missing" / "metrics.jsonl")
     if os.path.exists("/dev/full"):
-        os.symlink("/dev/full", tmp_path / "full")
+        journal = Journal(tmp_path / "full.jsonl")
+        with open("/dev/full", "wb") as full:
+            os.dup2(full.fileno(), journal._file.fileno())
         with pytest.raises(StorageError, match="No space left"):
-            Journal(tmp_path / "full").append(1, {})
+            journal.append(1, {})
 
 
 def test_kill_9_while_appending_leaves_whole_records(tmp_path: Path) -> None:

@@ -112,7 +112,8 @@ class Adam:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take the state back."""
-        self._exp_avg.copy_(state["exp_avg"])
-        self._exp_avg_sq.copy_(state["exp_avg_sq"])
-        self._step.copy_(state["step"])
+        for mine, name in ((self._exp_avg, "exp_avg"), (self._exp_avg_sq, "exp_avg_sq"), (self._step, "step")):
+            if state[name].shape != mine.shape:  # copying would spread a single number over all
+                raise ValueError(f"{name} is of shape {tuple(state[name].shape)}, not {tuple(mine.shape)}")
+            mine.copy_(state[name])
         self.learning_rate = float(state["learning_rate"])

@@ -270,11 +270,15 @@ class Replay:
         head, count = (np.array(state[name], np.int64) for name in ("head", "count"))
         if self._rows != state["rows"]:
             raise ValueError(f"the stored replay has rings of {state['rows']} rows, this one of {self._rows}")
-        if (head != self._head).any() or (count > self._count).any():
+        if head.shape != self._head.shape or count.shape != head.shape:
+            raise ValueError("the stored replay is of another number of environments")
+        if (head != self._head).any() or (count > self._count).any() or (count < 0).any():
             raise ValueError("rows of the stored replay are missing")
         self._count = count
         waiting = self._flat(np.arange(len(head)), head)
         for stored, leaf in zip((*self._obs, *self._actions, self._rewards), state["waiting"], strict=True):
+            if leaf.shape != (len(waiting), *stored.shape[1:]):
+                raise ValueError("rows of the stored replay that wait have other shapes")
             stored[waiting] = leaf.numpy()
         self._flags[waiting] = 0
 
@@ -313,6 +317,10 @@ class Replay:
         obs = [rows[f"obs.{i}"].numpy() for i in range(sum(name.startswith("obs.") for name in rows))]
         actions = [rows[f"action.{i}"].numpy() for i in range(sum(name.startswith("action.") for name in rows))]
         if not self._rows:
+            for part, space in zip((obs, actions), self._spaces, strict=True):
+                shapes = [leaf.shape for _, leaf in leaves(space.sample(), space)]
+                if begin.ndim != 1 or not len(begin) or [leaf.shape[1:] for leaf in part] != shapes:
+                    raise ValueError("a segment of the stored replay is of other spaces")
             likes = [[(leaf.shape[1:], leaf.dtype) for leaf in part] for part in (obs, actions)]
             self._allocate(len(begin), *likes)
             self._head = begin.copy()
