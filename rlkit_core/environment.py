@@ -246,7 +246,7 @@ class Environments:
         """Actions of a lane's open episode, as its environment takes them."""
         count = int(self.step_in_episode[lane])
         length = 0 if actions is None else len(tree_leaves(actions)[0][1])
-        if count > min(length, environment_state.LONGEST_EPISODE):
+        if count > min(length, LONGEST_EPISODE):
             raise Inexact(
                 f"environment {self.first_index + lane} is {count:,} steps into its episode, too many to repeat"
             )

@@ -69,8 +69,13 @@ def write_file(path: Path, content: bytes) -> None:
     Raises:
         OSError: it is not.
     """
-    path.unlink(missing_ok=True)  # left by a killed save; what is a link is not followed, what is a pipe not waited for
-    with open(path, "xb") as file:
+    # What is there was left by a killed save. Links are not followed, and pipes not waited for.
+    try:
+        opened = open(path, "xb")  # noqa: SIM115
+    except FileExistsError:
+        path.unlink()
+        opened = open(path, "xb")  # noqa: SIM115
+    with opened as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -217,7 +217,7 @@ def test_plain_values_come_back(tmp_path: Path) -> None:
     state = {
         "numbers": [0, -1, 2**127, True, False, None, 0.0, -0.0, 5e-324, 1.7976931348623157e308],
         "not finite": [math.inf, -math.inf, math.nan, (math.nan,), {"best": -math.inf}],
-        "texts": ["", "ä\n\0", "$tensor", "\ud800", "a/b"],
+        "texts": ["", "ä\n\0", "$tensor", "a/b"],
         "tuples": ((), (1, (2, [3, (4,)])), [()]),
         "dicts": {"": {}, "a": {"b": {"c": 1}}, "$tensor": "a", "$": 1},
         "reserved": [{"$tensor": "x"}, {"$float": "nan"}, {"$tuple": []}, {"$items": []}, {"$array": tensor}],
@@ -455,7 +455,7 @@ class Disk:
         return call
 
     def _open(self, path: Any, mode: str = "r", *arguments: Any, **options: Any) -> Any:
-        if mode != "wb":
+        if mode != "xb":
             return builtins.open(path, mode, *arguments, **options)
         self.note("open", path)
         disk = self
@@ -470,7 +470,7 @@ class Disk:
                     disk.fail()
                 return written
 
-        file = File(path, "w")
+        file = File(path, "x")
         self._paths[file.fileno()] = str(path)
         return io.BufferedWriter(file)
 
@@ -687,11 +687,6 @@ def test_a_journal_that_cannot_be_written_says_so(tmp_path: Path, monkeypatch: p
         with pytest.raises(StorageError, match=r"metrics\.jsonl: Input/output error"):
             journal.sync()
     journal.close()
-    if os.path.exists("/dev/full"):
-        full = Journal(Path("/dev/full"))
-        with pytest.raises(StorageError, match="cannot write /dev/full: No space left on device"):
-            full.append(1, {"a": 1.0})
-        full.close()
     assert [record["step"] for _, record in read_journal(tmp_path / "metrics.jsonl")] == [1]
 
 
