@@ -212,7 +212,10 @@ class Environments:
             Inexact: they cannot be brought back: the next `reset` starts episodes that the state has not seen.
         """
         for name in ("episode", "step_in_episode", "return_so_far"):
-            getattr(self, name)[:] = state[name]
+            stored, mine = np.asarray(state[name]), getattr(self, name)
+            if stored.shape != mine.shape:
+                raise ValueError(f"{name} is of shape {stored.shape}, not {mine.shape}")
+            mine[:] = stored
         if state["obs"] is None:
             return None
         resets_next = np.asarray(state["resets_next"], np.int64)
@@ -223,6 +226,8 @@ class Environments:
             except Exception as error:
                 raise Inexact(f"their state does not fit: {type(error).__name__}: {error}") from error
             obs = tree_map(np.array, state["obs"])
+            if misfit := _misfit(obs, self.vector_env.observation_space, "obs"):
+                raise Inexact(f"their state does not fit: {misfit}")
         elif state["lanes"] is not None:
             lanes = [
                 {**lane, "obs": tree_map(lambda leaf: leaf[i], state["obs"]), "ended": i in resets_next}  # noqa: B023

@@ -565,9 +565,11 @@ class _Training:
             _check_number(name, counters[name], whole=True)
         if counters["next_checkpoint"] is not None:
             _check_number("next_checkpoint", counters["next_checkpoint"], whole=True)
-        if counters["evaluation_return"] is not None:
-            _check_number("evaluation_return", counters["evaluation_return"])
-        _check_number("seconds", counters["seconds"])
+        for name in ("evaluation_return", "seconds"):
+            if name == "seconds" or counters[name] is not None:
+                _check_number(name, counters[name])
+                if not math.isfinite(counters[name]):
+                    raise ValueError(f"{name} is {counters[name]}")
         _check_number("best", counters["best"])
         if counters["steps"] != step:
             raise ValueError(f"it counts {counters['steps']} steps")

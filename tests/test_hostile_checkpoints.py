@@ -101,7 +101,7 @@ def manifest(run: Path, change: Callable[[dict[str, Any]], object] = lambda _: N
     for name in FILES[1:]:
         data = (last(run) / name).read_bytes()
         content["files"][name] = {"size": len(data), "sha256": sha256(data)}
-    for one in content["segments"]["replay"]:
+    for one in content["segments"].get("replay", []):
         data = (run / "checkpoints" / "segments" / one["file"]).read_bytes()
         one.update(size=len(data), sha256=sha256(data))
     change(content)
@@ -380,6 +380,8 @@ SIGNED: dict[str, Callable[[Path], object]] = {
     "other steps": put("counters", "steps", value=95),
     "best is text": put("counters", "best", value="x"),
     "best is none": put("counters", "best", value=None),
+    "seconds have no end": put("counters", "seconds", value={"$float": "inf"}),
+    "return is no number": put("counters", "evaluation_return", value={"$float": "nan"}),
     "seconds are text": put("counters", "seconds", value="x"),
     "return is a list": put("counters", "evaluation_return", value=[]),
     "journal is longer": put("counters", "journal", value=10**9),
@@ -437,6 +439,9 @@ SIGNED: dict[str, Callable[[Path], object]] = {
     "rows begin later": row("begin", torch.full((4,), 2**62)),
     "rows end before": row("end", torch.zeros(4, dtype=torch.int64)),
     "rows of no column": row("begin", torch.zeros(0, dtype=torch.int64)),
+    "rows of actions that there are not": lambda run: tensors(
+        run, lambda content: content["action.0"].fill_(7), segment(run)
+    ),
     "rows by halves": row("end", torch.full((4,), 0.5)),
     "rows that are pickles": lambda run: raw(run, "segment", pickle.dumps(Bomb())),
     # environments

@@ -318,7 +318,7 @@ class Replay:
         actions = [rows[f"action.{i}"].numpy() for i in range(sum(name.startswith("action.") for name in rows))]
         if not self._rows:
             for part, space in zip((obs, actions), self._spaces, strict=True):
-                shapes = [leaf.shape for _, leaf in leaves(space.sample(), space)]
+                shapes = [leaf.shape for _, leaf in leaves(space, space)]
                 if begin.ndim != 1 or not len(begin) or [leaf.shape[1:] for leaf in part] != shapes:
                     raise ValueError("a segment of the stored replay is of other spaces")
             likes = [[(leaf.shape[1:], leaf.dtype) for leaf in part] for part in (obs, actions)]
@@ -329,6 +329,11 @@ class Replay:
         if (end < self._head).any():
             raise ValueError("rows of the stored replay are missing")
         place = self._flat(*_ranges(begin, end))
+        valid = (flags & _VALID) > 0  # a final observation's row has no action
+        for part, space, rows_of in ((obs, self._spaces[0], slice(None)), (actions, self._spaces[1], valid)):
+            for leaf, (_, inner) in zip(part, leaves(space, space), strict=True):
+                if _is_outside(leaf[rows_of], inner):
+                    raise ValueError(f"a segment of the stored replay has rows outside of {inner}")
         for mine, theirs in zip(
             [*self._obs, *self._actions, self._rewards, self._flags], [*obs, *actions, rewards, flags], strict=True
         ):
@@ -343,6 +348,17 @@ class Replay:
     def keeps(self, position: Sequence[int]) -> bool:
         """Whether a row before that position has not been overwritten."""
         return bool((np.array(position, np.int64) > self._head - self._count).any())
+
+
+def _is_outside(values: Array, space: gymnasium.Space[Any]) -> bool:
+    """Whether any of the values is none that a space of finitely many has: it would be taken for an index."""
+    if isinstance(space, spaces.Discrete):
+        low, high = space.start, space.start + space.n - 1
+    elif isinstance(space, spaces.MultiDiscrete):
+        low, high = space.start, space.start + space.nvec - 1
+    else:
+        return False
+    return bool(((values < low) | (values > high)).any())
 
 
 class PrioritizedReplay(Replay):
