@@ -60,6 +60,8 @@ class MlflowTracker(Tracker):
         self._config = config
         self._uri = ""
         self._run_id = ""
+        self._experiment_id = ""
+        self._ours = ""
         self._client: Any = None
 
     def start(self, run: TrackedRun) -> None:
@@ -110,8 +112,9 @@ class MlflowTracker(Tracker):
                 f"MLflow run {found.info.run_id} was deleted in {run.ids['uri']}\n"
                 f"restore it with: mlflow runs restore --run-id {found.info.run_id}"
             )
-        self._run_id = found.info.run_id
-        run.ids.update(experiment_id=found.info.experiment_id, run_id=self._run_id)
+        self._run_id, self._experiment_id = found.info.run_id, found.info.experiment_id
+        self._ours = str(run.provenance.get("run_id", ""))
+        run.ids.update(experiment_id=self._experiment_id, run_id=self._run_id)
         if found.info.status != "RUNNING" and run.folder.status().get("state") == "running":
             self._client.update_run(self._run_id, status="RUNNING")
             # A run that goes on: what its record says of that.
@@ -148,13 +151,14 @@ class MlflowTracker(Tracker):
             except MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
-        ours = str(run.provenance.get("run_id", ""))
-        if re.fullmatch(r"[\w-]+", ours):
-            # Created, but the process died before it stored the id.
-            found = self._client.search_runs([experiment_id], f"tags.`rlkit.run_id` = '{ours}'", max_results=1)
-            if found:
-                return found[0]
-        return None
+        # Created, but the process died before it stored the id.
+        return next(iter(self._runs_of(str(run.provenance.get("run_id", "")), experiment_id)), None)
+
+    def _runs_of(self, ours: str, experiment_id: str) -> list[Any]:
+        """MLflow runs with that id of ours."""
+        if not re.fullmatch(r"[\w-]+", ours):
+            return []
+        return list(self._client.search_runs([experiment_id], f"tags.`rlkit.run_id` = '{ours}'"))
 
     def log(self, records: list[Record]) -> None:
         """Send metrics with the journal's own times: the store drops what it has already."""
@@ -171,6 +175,10 @@ class MlflowTracker(Tracker):
     def finish(self, state: str, time: int) -> None:
         """End the MLflow run as FINISHED, FAILED or KILLED."""
         self._probe()
+        for double in self._runs_of(self._ours, self._experiment_id):
+            # A server that is slow, or whose answer is lost, creates a run as often as it is asked to.
+            if double.info.run_id != self._run_id and double.info.status == "RUNNING" and not double.data.metrics:
+                self._client.delete_run(double.info.run_id)
         self._client.set_terminated(self._run_id, STATUS.get(state, "FAILED"), time)
 
     def _probe(self) -> None:
