@@ -106,6 +106,7 @@ class MlflowTracker(Tracker):
         found = self._find_run(run, experiment_id)
         if found is None:
             start = int(run.folder.config_path.stat().st_mtime * 1000)
+            self._end_predecessor(run)
             found = self._client.create_run(experiment_id, start_time=start, tags=_tags(run), run_name=run.name)
         elif found.info.lifecycle_stage != "active":
             raise UsageError(
@@ -126,6 +127,12 @@ class MlflowTracker(Tracker):
         for chunk in _chunks(parameters):
             self._client.log_batch(self._run_id, params=chunk)
 
+    def _end_predecessor(self, run: TrackedRun) -> None:
+        """End the MLflow run that has the beginning of this one, if nobody could do so when it was killed."""
+        before = self._get_run(run.ids.get("resumed_from"))
+        if before is not None and before.info.status == "RUNNING" and before.info.lifecycle_stage == "active":
+            self._client.set_terminated(before.info.run_id, STATUS["killed"])
+
     def _experiment(self, name: str, artifacts: str | None) -> str:
         found = self._client.get_experiment_by_name(name)
         if found is None:
@@ -145,14 +152,19 @@ class MlflowTracker(Tracker):
 
     def _find_run(self, run: TrackedRun, experiment_id: str) -> Any:
         """The MLflow run of earlier tries, or None."""
-        if known := run.ids.get("run_id"):
-            try:
-                return self._client.get_run(known)
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                    raise
+        if (found := self._get_run(run.ids.get("run_id"))) is not None:
+            return found
         # Created, but the process died before it stored the id.
         return next(iter(self._runs_of(str(run.provenance.get("run_id", "")), experiment_id)), None)
+
+    def _get_run(self, known: str | None) -> Any:
+        """An MLflow run by its id there, or None."""
+        try:
+            return None if known is None else self._client.get_run(known)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
 
     def _runs_of(self, ours: str, experiment_id: str) -> list[Any]:
         """MLflow runs with that id of ours."""
