@@ -6,10 +6,12 @@ read from its database, past the server.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -23,8 +25,9 @@ from mlflow_server import MlflowServer, Proxy
 from test_tracking import client_of, history_of, journal_of, made, tracking_of, wait_until
 
 from rlkit_core import tracking
-from rlkit_core.run_folder import RunFolder, read_json, write_json
-from rlkit_core.tracking import Feed
+from rlkit_core.errors import StorageError, UsageError
+from rlkit_core.run_folder import Journal, RunFolder, read_json, write_json
+from rlkit_core.tracking import Feed, TrackingProcess, sync
 
 RLKIT = str(Path(sys.executable).with_name("rlkit"))
 
@@ -249,6 +252,109 @@ def test_an_answer_that_was_lost_makes_no_second_run(
     assert in_mlflow(server.store, folder.path).info.status == "FINISHED"
 
 
+def test_a_request_that_was_late_makes_no_second_run(
+    server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that the server did only after it had been asked again, as a stopped one does when it is continued."""
+    folder = made(tmp_path / "late", {"name": "mlflow", "uri": server.uri}, records=3)
+    feed = Feed(folder)
+    feed.send()
+    client(server.store).create_run(tracking_of(folder.path)["ids"]["experiment_id"], tags={"rlkit.run_id": "late"})
+    feed.close("finished")
+    assert in_mlflow(server.store, folder.path).info.status == "FINISHED"
+
+
+def test_a_page_of_html_is_no_answer(proxy: Proxy, server: MlflowServer, tmp_path: Path) -> None:
+    folder = made(tmp_path / "html", {"name": "mlflow", "uri": proxy.uri})
+    feed = Feed(folder)
+    # What each call meets: a page for everything, as of a gateway that wants a login; or for one request only.
+    for only in (None, "runs/create", "runs/log-batch", "runs/update"):
+        proxy.mode, proxy.only = "html", only
+        with pytest.raises(Exception) as raised:
+            feed.close("finished")
+        assert not isinstance(raised.value, UsageError), "it is tried again"
+        assert "\n" not in tracking_of(folder.path)["error"]
+        with pytest.raises(StorageError, match="nothing is lost") as told:
+            sync(folder.path)
+        assert len(str(told.value).splitlines()) == 2
+        assert proxy.uri in str(told.value)
+    proxy.mode = "good"
+    assert "sent" in sync(folder.path) or "all records" in sync(folder.path)
+    assert in_mlflow(server.store, folder.path).info.status == "FINISHED"
+
+
+def test_a_run_that_is_gone_meanwhile_is_sent_anew(server: MlflowServer, tmp_path: Path) -> None:
+    """The server's database was put back to an older one, while the tracking process was at work."""
+    folder = made(tmp_path / "gone", {"name": "mlflow", "uri": server.uri}, state="running", records=30)
+    feed = Feed(folder)
+    assert feed.send() == 30
+    lost = tracking_of(folder.path)["ids"]["run_id"]
+    with contextlib.closing(sqlite3.connect(server.folder / "server.db")) as database:
+        for table in ("metrics", "latest_metrics", "params", "tags", "runs"):
+            database.execute(f"DELETE FROM {table} WHERE run_uuid = ?", [lost])
+        database.commit()
+    journal = Journal(folder.journal_path)
+    journal.append(1000, {"loss": 1.0})
+    journal.close()
+    folder.write_status("finished")
+    with pytest.raises(Exception, match=lost):
+        feed.send()
+    assert feed.close("finished") == 31
+    run = in_mlflow(server.store, folder.path)
+    assert run.info.run_id != lost
+    assert run.info.status == "FINISHED"
+
+
+def test_torn_lines_do_not_stop_the_tracking_process(server: MlflowServer, tmp_path: Path) -> None:
+    """What a full disk or a kill leaves in the journal, while it is followed."""
+    folder = made(tmp_path / "torn", {"name": "mlflow", "uri": server.uri}, state="running", records=0)
+    tracker = TrackingProcess.start(folder.path)
+    whole = b'{"step":%d,"time":%d,"metrics":{"loss":0.5}}\n'
+    pieces = [
+        whole % (1, 1),
+        (whole % (2, 2))[:20],
+        b"\n" + whole % (2, 2),
+        b"\0" * 4096 + b"\n",
+        b"\xff\xfe{\n[]\n7\n\n",
+        b"[" * 100_000 + b"\n",
+        (whole % (3, 3))[:25],
+        (whole % (3, 3))[25:] + b'{"step":4,"time":4,"metr',
+    ]
+    with open(folder.journal_path, "ab", buffering=0) as journal:
+        for piece in pieces:
+            before = tracking_of(folder.path)["offset"]
+            journal.write(piece)
+            if piece.endswith(whole[-10:]):
+                wait_until(lambda before=before: tracking_of(folder.path)["offset"] > before)
+            time.sleep(0.3)  # a look of the tracking process in between
+    assert tracking_of(folder.path)["error"] is None
+    folder.write_status("finished")
+    assert tracker.finish(30.0) is None
+    assert [step for _, step, _, _ in journal_of(folder.path)] == [1, 2, 3]
+    assert in_mlflow(server.store, folder.path).info.status == "FINISHED"
+
+
+# ---- many runs into one store ----
+
+
+@pytest.mark.parametrize(("runs", "records"), [(3, 300), pytest.param(8, 10_000, marks=pytest.mark.long)])
+def test_many_runs_into_one_new_store(runs: int, records: int, tmp_path: Path) -> None:
+    """Each in a process of its own, all at the same moment, into a database that does not exist."""
+    folders = [made(tmp_path / str(i), {"name": "mlflow"}, records=records) for i in range(runs)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-P", "-m", "rlkit_core.tracking", str(folder.path)], stdin=subprocess.DEVNULL
+        )
+        for folder in folders
+    ]
+    assert [process.wait(600) for process in processes] == [0] * runs
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        assert database.execute("SELECT count(*) FROM metrics").fetchone() == (runs * records,)
+    for folder in folders:
+        assert in_mlflow(store, folder.path).info.status == "FINISHED"
+
+
 # ---- runs that are killed, and go on ----
 
 
@@ -291,6 +397,32 @@ def test_a_killed_run_is_shown_killed_and_goes_on_in_its_mlflow_run(server: Mlfl
     assert after.info.status == "FINISHED"
     assert after.data.tags["resume_exact"] == "true"
     assert "resumed_from" not in after.data.tags
+
+
+@pytest.mark.long
+def test_twenty_kills_at_any_moment_are_told(server: MlflowServer, tmp_path: Path) -> None:
+    """Also at moments when the tracking process is not ready yet, or the policy is being stored at the end."""
+    chance = random.Random(2)
+    waited = []
+    for index in range(20):
+        training = Training(tmp_path / str(index), server.uri)
+        # Before that there is nobody to tell: `rlkit sync` finds such a run by itself.
+        wait_until(lambda training=training: (training.run_dir / "tracking.log").exists(), 60)
+        if index % 4 == 3:
+            training.wait_until_sent()
+            training.stop()
+        time.sleep(4 * chance.random() ** 2)
+        if training.process.poll() is not None:
+            continue  # it had ended
+        training.kill()
+        began = time.monotonic()
+        wait_until(lambda training=training: tracking_of(training.run_dir)["state"] == "ok", 60)
+        waited.append(time.monotonic() - began)
+        run = in_mlflow(server.store, training.run_dir)
+        state = training.state
+        assert state in ("killed", "finished")  # killed while it waited for the tracking process
+        assert run.info.status == state.upper()
+    print(f"{len(waited)} kills, told after {sorted(waited)[len(waited) // 2]:.1f} s, at most {max(waited):.1f} s")
 
 
 def test_a_run_that_goes_on_otherwise_gets_an_mlflow_run_of_its_own(server: MlflowServer, tmp_path: Path) -> None:
