@@ -401,28 +401,21 @@ def test_a_killed_run_is_shown_killed_and_goes_on_in_its_mlflow_run(server: Mlfl
 
 @pytest.mark.long
 def test_twenty_kills_at_any_moment_are_told(server: MlflowServer, tmp_path: Path) -> None:
-    """Also at moments when the tracking process is not ready yet, or the policy is being stored at the end."""
+    """Also at moments when neither training nor the tracking process is ready yet."""
     chance = random.Random(2)
     waited = []
     for index in range(20):
         training = Training(tmp_path / str(index), server.uri)
         # Before that there is nobody to tell: `rlkit sync` finds such a run by itself.
         wait_until(lambda training=training: (training.run_dir / "tracking.log").exists(), 60)
-        if index % 4 == 3:
-            training.wait_until_sent()
-            training.stop()
-        time.sleep(4 * chance.random() ** 2)
-        if training.process.poll() is not None:
-            continue  # it had ended
+        time.sleep(5 * chance.random())
         training.kill()
         began = time.monotonic()
         wait_until(lambda training=training: tracking_of(training.run_dir)["state"] == "ok", 60)
         waited.append(time.monotonic() - began)
-        run = in_mlflow(server.store, training.run_dir)
-        state = training.state
-        assert state in ("killed", "finished")  # killed while it waited for the tracking process
-        assert run.info.status == state.upper()
-    print(f"{len(waited)} kills, told after {sorted(waited)[len(waited) // 2]:.1f} s, at most {max(waited):.1f} s")
+        assert training.state == "killed"
+        assert in_mlflow(server.store, training.run_dir).info.status == "KILLED"
+    print(f"told after {sorted(waited)[10]:.1f} s, at most {max(waited):.1f} s")
 
 
 def test_a_run_that_goes_on_otherwise_gets_an_mlflow_run_of_its_own(server: MlflowServer, tmp_path: Path) -> None:
