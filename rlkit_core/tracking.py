@@ -356,32 +356,47 @@ def _final_state(folder: RunFolder, parent: _Parent) -> str | None:
     Raises:
         _TakenOver: somebody trains in the folder again.
     """
-    deadline = time.monotonic() + 5.0
+    began = time.monotonic()
     while True:
         gone = parent.gone()
-        try:
-            state = folder.status().get("state", "running")
-        except StorageError:
-            state = "running"
+        status = _status(folder)
+        state = status.get("state", "running")
         if state != "running":
             return str(state)
+        if _is_anothers(status, parent):
+            raise _TakenOver
         if gone:
             # With the lock that its process had: nobody goes on with the run in the meantime.
             try:
                 folder.take()
             except RunInUse:
-                raise _TakenOver from None
-            try:
-                if folder.status().get("pid") not in (None, parent.pid):
-                    raise _TakenOver
-                folder.mark_killed()
-            finally:
-                folder.release()
-            return "killed"
-        if time.monotonic() > deadline:
+                # Somebody is about to go on with it, and says so soon; or has to leave it as it is, and lets go.
+                if time.monotonic() > began + AFTER_END:
+                    raise _TakenOver from None
+            else:
+                try:
+                    if _is_anothers(_status(folder), parent):
+                        raise _TakenOver
+                    folder.mark_killed()
+                finally:
+                    folder.release()
+                return "killed"
+        elif time.monotonic() > began + 5.0:
             return None
         # The pipe closes a moment before the process is gone.
         time.sleep(0.05)
+
+
+def _status(folder: RunFolder) -> dict[str, Any]:
+    try:
+        return folder.status()
+    except StorageError:
+        return {}
+
+
+def _is_anothers(status: dict[str, Any], parent: _Parent) -> bool:
+    """Whether another process has gone on with the run."""
+    return status.get("pid") not in (None, parent.pid)
 
 
 class _Retry:
@@ -442,6 +457,8 @@ def follow(feed: Feed, parent: _Parent) -> bool:
         if retry.local or time.monotonic() > deadline:
             break
         while not (retry.hopeless or retry.due()):
+            if _is_anothers(_status(feed.folder), parent):
+                return False  # the tracking process of the resumed run waits for us
             time.sleep(0.05)
     return False
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -587,39 +586,6 @@ def test_a_server_that_comes_and_goes(tmp_path: Path) -> None:
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()
-
-
-@pytest.mark.long
-def test_kill_9_at_any_moment_is_told(tmp_path: Path) -> None:
-    generator = random.Random(1)
-    parents = []
-    for index in range(20):
-        parent = Parent(tmp_path, tmp_path / str(index), {"name": "mlflow"}, later=10_000)
-        parent.wait_for("ready")
-        time.sleep(2.5 * generator.random())
-        parent.process.kill()
-        parent.process.communicate()
-        parents.append(parent)
-    wait_until(lambda: all(tracking_of(parent.run_dir)["state"] == "ok" for parent in parents), 60)
-    client = client_of(f"sqlite:///{tmp_path}/mlflow.db")
-    for parent in parents:
-        run = mlflow_run(client, parent.run_dir)
-        assert run.info.status == "KILLED"
-        assert RunFolder(parent.run_dir).status()["state"] == "killed"
-        assert history_of(client, run.info.run_id) == journal_of(parent.run_dir)
-
-
-@pytest.mark.long
-def test_eight_runs_into_one_store(tmp_path: Path) -> None:
-    parents = [Parent(tmp_path, tmp_path / str(i), {"name": "mlflow"}, records=3334, timeout=200) for i in range(8)]
-    results = []
-    for parent in parents:
-        out, _ = parent.process.communicate(timeout=300)
-        results.append(json.loads(out.splitlines()[-1]))
-    assert [result["warning"] for result in results] == [None] * 8
-    client = client_of(f"sqlite:///{tmp_path}/mlflow.db")
-    for parent in parents:
-        assert history_of(client, mlflow_run(client, parent.run_dir).info.run_id) == journal_of(parent.run_dir)
 
 
 # ---- the feed itself, with a store in memory ----

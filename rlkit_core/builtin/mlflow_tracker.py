@@ -60,6 +60,8 @@ class MlflowTracker(Tracker):
         self._config = config
         self._uri = ""
         self._run_id = ""
+        self._experiment_id = ""
+        self._ours = ""
         self._client: Any = None
 
     def start(self, run: TrackedRun) -> None:
@@ -104,14 +106,16 @@ class MlflowTracker(Tracker):
         found = self._find_run(run, experiment_id)
         if found is None:
             start = int(run.folder.config_path.stat().st_mtime * 1000)
+            self._end_predecessor(run)
             found = self._client.create_run(experiment_id, start_time=start, tags=_tags(run), run_name=run.name)
         elif found.info.lifecycle_stage != "active":
             raise UsageError(
                 f"MLflow run {found.info.run_id} was deleted in {run.ids['uri']}\n"
                 f"restore it with: mlflow runs restore --run-id {found.info.run_id}"
             )
-        self._run_id = found.info.run_id
-        run.ids.update(experiment_id=found.info.experiment_id, run_id=self._run_id)
+        self._run_id, self._experiment_id = found.info.run_id, found.info.experiment_id
+        self._ours = str(run.provenance.get("run_id", ""))
+        run.ids.update(experiment_id=self._experiment_id, run_id=self._run_id)
         if found.info.status != "RUNNING" and run.folder.status().get("state") == "running":
             self._client.update_run(self._run_id, status="RUNNING")
             # A run that goes on: what its record says of that.
@@ -122,6 +126,12 @@ class MlflowTracker(Tracker):
         parameters = [Param(key, value) for key, value in _parameters(run.config).items() if key not in sent]
         for chunk in _chunks(parameters):
             self._client.log_batch(self._run_id, params=chunk)
+
+    def _end_predecessor(self, run: TrackedRun) -> None:
+        """End the MLflow run that has the beginning of this one, if nobody could do so when it was killed."""
+        before = self._get_run(run.ids.get("resumed_from"))
+        if before is not None and before.info.status == "RUNNING" and before.info.lifecycle_stage == "active":
+            self._client.set_terminated(before.info.run_id, STATUS["killed"])
 
     def _experiment(self, name: str, artifacts: str | None) -> str:
         found = self._client.get_experiment_by_name(name)
@@ -142,19 +152,25 @@ class MlflowTracker(Tracker):
 
     def _find_run(self, run: TrackedRun, experiment_id: str) -> Any:
         """The MLflow run of earlier tries, or None."""
-        if known := run.ids.get("run_id"):
-            try:
-                return self._client.get_run(known)
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                    raise
-        ours = str(run.provenance.get("run_id", ""))
-        if re.fullmatch(r"[\w-]+", ours):
-            # Created, but the process died before it stored the id.
-            found = self._client.search_runs([experiment_id], f"tags.`rlkit.run_id` = '{ours}'", max_results=1)
-            if found:
-                return found[0]
-        return None
+        if (found := self._get_run(run.ids.get("run_id"))) is not None:
+            return found
+        # Created, but the process died before it stored the id.
+        return next(iter(self._runs_of(str(run.provenance.get("run_id", "")), experiment_id)), None)
+
+    def _get_run(self, known: str | None) -> Any:
+        """An MLflow run by its id there, or None."""
+        try:
+            return None if known is None else self._client.get_run(known)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+
+    def _runs_of(self, ours: str, experiment_id: str) -> list[Any]:
+        """MLflow runs with that id of ours."""
+        if not re.fullmatch(r"[\w-]+", ours):
+            return []
+        return list(self._client.search_runs([experiment_id], f"tags.`rlkit.run_id` = '{ours}'"))
 
     def log(self, records: list[Record]) -> None:
         """Send metrics with the journal's own times: the store drops what it has already."""
@@ -171,6 +187,10 @@ class MlflowTracker(Tracker):
     def finish(self, state: str, time: int) -> None:
         """End the MLflow run as FINISHED, FAILED or KILLED."""
         self._probe()
+        for double in self._runs_of(self._ours, self._experiment_id):
+            # A server that is slow, or whose answer is lost, creates a run as often as it is asked to.
+            if double.info.run_id != self._run_id and double.info.status == "RUNNING" and not double.data.metrics:
+                self._client.delete_run(double.info.run_id)
         self._client.set_terminated(self._run_id, STATUS.get(state, "FAILED"), time)
 
     def _probe(self) -> None:
