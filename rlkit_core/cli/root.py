@@ -33,6 +33,7 @@ COMMANDS = {
     "resume": ("rlkit_core.cli.resume:command", "Go on with a run that was interrupted or killed."),
     "eval": ("rlkit_core.cli.evaluate:command", "Evaluate a run's policy greedily."),
     "watch": ("rlkit_core.cli.watch:command", "Show a run's policy at work, or write a video of it."),
+    "runs": ("rlkit_core.cli.runs:command", "List the runs of a folder, and how they stand."),
     "list": ("rlkit_core.cli.catalogue:list_command", "List what is registered, and from where."),
     "show": ("rlkit_core.cli.catalogue:show_command", "Explain a registered part: its settings and presets."),
     "sync": ("rlkit_core.cli.sync:command", "Send to the tracker what could not be sent during a run."),
