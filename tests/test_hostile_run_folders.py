@@ -201,7 +201,8 @@ def test_nothing_is_written_through_a_link(file: str, original: Path, child: Chi
 
 
 def test_records_that_are_none_are_passed_over(original: Path, child: Child) -> None:
-    for content in (CONTENTS["records of other things"], b"\xff" * 100, b"x" * 11_000_000 + b"\n"):
+    metrics = b'{"step":64,"time":1,"metrics":[]}\n'
+    for content in (metrics, CONTENTS["records of other things"], b"\xff" * 100, b"x" * 11_000_000 + b"\n"):
         run = shutil.copytree(original, child.folder / "run")
         position = json.loads((run / "checkpoints" / "64" / "state.json").read_text())["counters"]["journal"]
         os.truncate(run / "metrics.jsonl", position)  # what follows is compared with what the run does again
