@@ -145,7 +145,7 @@ def pairs(every: int, names: Iterable[str], files: Iterable[str]) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize(("what", "file"), pairs(3, CONTENTS, FILES))
+@pytest.mark.parametrize(("what", "file"), pairs(5, CONTENTS, FILES))
 def test_other_contents(what: str, file: str, every: Every) -> None:
     every(file, lambda path: path.write_bytes(CONTENTS[what]))
 
@@ -172,7 +172,7 @@ PLACES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize(
-    ("what", "file"), pairs(3, PLACES, [*FILES, ".lock", ".tracking.lock", "policy", "policy/last", "checkpoints"])
+    ("what", "file"), pairs(5, PLACES, [*FILES, ".lock", ".tracking.lock", "policy", "policy/last", "checkpoints"])
 )
 def test_what_is_no_file(what: str, file: str, every: Every) -> None:
     if file == "metrics.jsonl" and what == "sparse":
