@@ -37,6 +37,8 @@ from rlkit_core.cli.root import execute
 torch.set_num_threads(1)
 for line in sys.stdin:
     arguments, count, number, out = json.loads(line)
+    run = arguments[arguments.index("--run-dir") + 1] if "--run-dir" in arguments else arguments[1]
+    stands = Path(run) / "status.json"
     gate, gun = os.pipe()
     pids = []
     for _ in range(count):
@@ -64,6 +66,10 @@ for line in sys.stdin:
         else:
             time.sleep(0.02)
     for last in set(pids) - codes.keys():
+        while time.monotonic() < deadline:
+            if stands.exists() and f'"pid": {last},' in stands.read_text():
+                break
+            time.sleep(0.02)
         os.kill(last, number)
         codes[last] = os.waitstatus_to_exitcode(os.waitpid(last, 0)[1])
     print(json.dumps([last, codes]), flush=True)
@@ -144,10 +150,14 @@ def test_real_commands(tmp_path: Path) -> None:
 
 def refusal_of(take: Callable[[], Any]) -> str | None:
     try:
-        take()
+        KEPT.append(take())
     except RunInUse as error:
         return str(error).splitlines()[0]
     return None
+
+
+KEPT: list[Any] = []
+"""What has been taken: a lock that nobody holds any more is given back."""
 
 
 def race_in_here(count: int, take: Callable[[], Any]) -> tuple[int, dict[int, str | None]]:
