@@ -244,7 +244,8 @@ class AlgorithmConfig(Component):
             if kind is NetworkConfig and getattr(self, slot).recurrent and not self.recurrent_networks:
                 raise ValueError(
                     f"{slot} {getattr(self, slot).name} is recurrent, and {self.name} learns from single steps\n"
-                    "take a network that does not remember, or an algorithm that learns from sequences (`rlkit show`)"
+                    "take a network that does not remember, or an algorithm that learns from sequences: "
+                    "rlkit show NAME says whether one does"
                 )
         return self
 

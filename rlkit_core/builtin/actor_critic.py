@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any, Literal
 
 import gymnasium
@@ -290,31 +289,34 @@ class RecurrentActorCritic(ActorCritic, StatefulPolicy):
     def values(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """`[T, N]` each; what follows a row is seen with the state after that row.
 
-        That state goes on to the next row, unless the next row belongs to another episode: there the true successor is
-        a final observation, which is seen beside the sequence.
+        So a final observation stands in its sequence behind its row, and moves the rows after it, with which the next
+        episode starts, down by one.
         """
         T, N = rollout.shape
-        starts = torch.cat([rollout.starts, torch.zeros(1, N, dtype=torch.bool)])
-        finals, (state, _) = rollout.finals, rollout.state
-        ends = [] if finals is None else sorted(set(finals.time.tolist()))
-        rows: list[Tensor] = []
-        successors: list[tuple[int, Tensor, Tensor]] = []  # time, lanes, values
-        for begin, end in pairwise([0, *(time + 1 for time in ends), T + 1]):
-            part = slice(begin, end)
-            obs = tree_map(lambda leaf: leaf[part].flatten(0, 1), rollout.all_obs)  # noqa: B023 (used at once)
-            values, state = self._value(obs, state, starts[part])
-            rows.append(values.view(-1, N).cpu())
-            if finals is not None and end <= T:
-                which = (finals.time == end - 1).nonzero().squeeze(1)
-                lanes = finals.lane[which]
-                final_obs = tree_map(lambda leaf: leaf[which], finals.obs)  # noqa: B023
-                before = tree_map(lambda leaf: leaf[lanes.to(leaf.device)], state)  # noqa: B023
-                value, _ = self._value(final_obs, before, torch.zeros(1, len(lanes), dtype=torch.bool))
-                successors.append((end - 1, lanes, value.cpu()))
-        grid = torch.cat(rows)
-        next_values = grid[1:].clone() if successors else grid[1:]
-        for time, lanes, value in successors:
-            next_values[time, lanes] = value
+        lanes = torch.arange(N)
+        rows = tree_map(lambda leaf: leaf.flatten(0, 1), rollout.all_obs)
+        place = torch.arange(T + 1).unsqueeze(1).expand(-1, N)  # [T+1, N] where each row stands
+        finals = rollout.finals
+        if finals is not None:
+            inserted = torch.zeros(T + 1, N, dtype=torch.int64)
+            inserted[finals.time + 1, finals.lane] = 1
+            place = place + inserted.cumsum(0)
+            rows = tree_map(lambda leaf, final: torch.cat([leaf, final]), rows, finals.obs)
+        length = int(place.max()) + 1
+        source = torch.zeros(length, N, dtype=torch.int64)  # which of `rows`; shorter sequences end in any row
+        source[place, lanes] = torch.arange((T + 1) * N).view(T + 1, N)
+        starts = torch.zeros(length, N, dtype=torch.bool)
+        starts[place[:-1], lanes] = rollout.starts
+        if finals is not None:
+            after = place[finals.time, finals.lane] + 1
+            source[after, finals.lane] = (T + 1) * N + torch.arange(len(after))
+        values, _ = self._value(tree_map(lambda leaf: leaf[source.flatten()], rows), rollout.state[0], starts)
+        ordered = values.cpu().view(length, N)
+        grid = ordered[place, lanes]
+        next_values = grid[1:]
+        if finals is not None:
+            next_values = next_values.clone()
+            next_values[finals.time, finals.lane] = ordered[after, finals.lane]
         return grid[:-1], next_values
 
     def columns(self, rollout: Rollout, *rows: Tensor) -> tuple[Any, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from rlkit_core.component import NetworkConfig
 
@@ -82,11 +82,12 @@ class _RecurrentConfig(NetworkConfig):
         "orthogonal", description="initial weights: orthogonal for each gate and zero biases, or torch's default"
     )
 
-    @model_validator(mode="after")
-    def _check_below(self) -> Self:
-        if self.below.recurrent:
-            raise ValueError(f"below should be a network that does not remember, not {self.below.name}")
-        return self
+    @field_validator("below")
+    @classmethod
+    def _check_below(cls, below: NetworkConfig) -> NetworkConfig:
+        if below.recurrent:
+            raise ValueError(f"should be a network that does not remember, not {below.name}")
+        return below
 
 
 class LSTMConfig(_RecurrentConfig):
