@@ -252,7 +252,7 @@ def test_the_first_ratio_is_1(value_network: str, mode: AutoresetMode, monkeypat
         network=CONFIGS["lstm"],
         policy=MaskedConfig(),
         value_network=value_network,
-        minibatch_size=11,
+        minibatch_size=8,
         epochs=2,
         learning_rate=3e-3,
         normalize_observations=True,
