@@ -132,7 +132,7 @@ def test_networks(name: str, obs: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in registered("network") if part(NetworkConfig, name).recurrent])
 def test_recurrent_networks(name: str) -> None:
-    """A sequence is its steps, to rounding; a start forgets; no environment sees another; the state is not written to."""
+    """A sequence is its steps, to rounding; a start forgets; no environment sees another; states are kept whole."""
     with global_generators(SeedStream(0)):
         network: Any = part(NetworkConfig, name).build(OBS_SPACES["Box"])
     generator = torch.Generator().manual_seed(0)
