@@ -7,6 +7,7 @@ from typing import Any
 from rlkit_core.component import Setup
 from rlkit_core.errors import UsageError
 from rlkit_core.learner import Learner
+from rlkit_core.network import Network
 from rlkit_core.rollout import Rollout
 from rlkit_core.seeding import SeedStream, global_generators
 from rlkit_core.testing.cases import ACTION_SPACES, LARGE_IMAGE, OBS_SPACES, MadeConfig, any_env
@@ -103,7 +104,9 @@ def _any_lane(lane: int) -> Any:
 def network_of(subject: Subject, seed: int = 0) -> Any:
     """A network on the first space that it takes."""
     with global_generators(SeedStream(seed)), relies_on("takes_or_refuses_each_space"):
-        return quick(subject).build(network_space(subject))
+        network = quick(subject).build(network_space(subject))
+        assert isinstance(network, Network), f"build gave a {type(network).__name__}"
+        return network
 
 
 def network_space(subject: Subject) -> Any:

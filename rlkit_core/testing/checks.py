@@ -136,6 +136,14 @@ def relies_on(name: str) -> Iterator[None]:
         raise CheckSkipped(reason(error), name) from error
 
 
+def blame(subject: Subject, *names: str) -> None:
+    """Skip the check that is running if one of these has failed: what is wrong is theirs to tell."""
+    for name in names:
+        outcome = _outcome(_CHECKS[name], subject)
+        if outcome.status == "failed":
+            raise CheckSkipped(outcome.message, name)
+
+
 def reason(error: BaseException) -> str:
     """An exception in a line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
