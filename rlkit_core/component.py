@@ -200,6 +200,8 @@ class AlgorithmConfig(Component):
     kind = "algorithm"
     action_spaces: ClassVar[tuple[str, ...]] = ()
     """Names of Gymnasium's classes of action spaces that it handles; of others, `build` refuses each by name."""
+    metrics: ClassVar[Mapping[str, str]] = {}
+    """What each number that `Learner.update` returns says, by its name."""
     collector: CollectorConfig
 
     @model_validator(mode="after")
