@@ -36,7 +36,7 @@ class A2CConfig(AlgorithmConfig):
         "entropy": "mean entropy of the policy in nats, towards 0 as it decides",
         "gradient_norm": "Euclidean norm of the whole gradient before clipping",
         "learning_rate": "Adam's step size in that update",
-        "explained_variance": "share of the returns' variance that the values explain: 1 is perfect, 0 no better than a mean",
+        "explained_variance": "share of the returns' variance that the values explain: 1 is perfect, 0 none",
     }
 
     collector: CollectorConfig = Field(StepsConfig(), description="how experience is gathered for each update")

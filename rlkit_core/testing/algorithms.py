@@ -136,7 +136,7 @@ def refuses_other_action_spaces(subject: Subject) -> None:
                 continue
             fail(f"the UsageError for {name} actions does not name {space}: {error}", "put the space into its text")
         except Exception as error:
-            fail(f"build for {space} raised {reason(error)}", f"raise UsageError(f'... takes ..., not {{space}}')")
+            fail(f"build for {space} raised {reason(error)}", "raise UsageError(f'... takes ..., not {space}')")
         fail(f"build for {space} raised nothing", f"declare {type(space).__name__} in action_spaces, or refuse it")
 
 

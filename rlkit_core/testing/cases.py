@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from collections.abc import Iterator
 from typing import Any
 
 import gymnasium
@@ -43,7 +42,7 @@ ACTION_SPACES: dict[str, gymnasium.Space[Any]] = {
     "Discrete": spaces.Discrete(3, start=-1),
     "MultiDiscrete": spaces.MultiDiscrete([2, 3]),
     "MultiBinary": spaces.MultiBinary(3),
-    "Box": spaces.Box(np.float32([-2, 0]), np.float32([2, 5])),
+    "Box": spaces.Box(np.array([-2, 0], np.float32), np.array([2, 5], np.float32)),
     "Box of integers": spaces.Box(0, 5, (2,), np.int64),
     "Dict": spaces.Dict({"a": spaces.Discrete(2)}),
     "Tuple": spaces.Tuple((spaces.Discrete(2),)),
@@ -222,7 +221,7 @@ def rollout_leaves(rollout: Rollout) -> dict[str, torch.Tensor]:
     names = ("all_obs", "actions", "rewards", "terminated", "truncated", "valid", "extras")
     leaves = {path: leaf for name in names for path, leaf in tree_leaves(getattr(rollout, name), name)}
     if rollout.finals is not None:
-        leaves.update({path: leaf for path, leaf in tree_leaves(rollout.finals.obs, "finals.obs")})
+        leaves.update(dict(tree_leaves(rollout.finals.obs, "finals.obs")))
     return {path: leaf for path, leaf in leaves.items() if isinstance(leaf, torch.Tensor)}
 
 
