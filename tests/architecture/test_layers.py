@@ -24,7 +24,7 @@ LAYERS = [
     {"seeding", "rollout", "component", "hookspecs", "environment_state"},
     {"exploration", "policy", "returns", "network", "environment", "config", "progress", "run_folder"},
     {"collector", "learner", "registry"},
-    {"presets", "provenance", "tracking", "stored_policy", "checkpoint", "drift", "profiling"},
+    {"presets", "provenance", "tracking", "stored_policy", "checkpoint", "drift", "profiling", "scaffold"},
     {"evaluation", "continuation", "doctor"},
     {"training"},
     {"testing"},
