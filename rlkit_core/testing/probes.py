@@ -339,6 +339,9 @@ PROBES: tuple[type[Probe], ...] = (
 )
 """Those that every algorithm should learn, from the simplest to the one that asks most."""
 
-for _probe in (*PROBES, Recall, Masked, MaskedRecall):
+OF_PARTS: tuple[type[Probe], ...] = (Recall, Masked, MaskedRecall)
+"""Those that ask for memory, for action masks, and for both."""
+
+for _probe in (*PROBES, *OF_PARTS):
     if _probe.id not in gymnasium.registry:
         gymnasium.register(_probe.id, entry_point=f"{__name__}:{_probe.__name__}", max_episode_steps=_probe.time_limit)
