@@ -236,6 +236,8 @@ class AlgorithmConfig(Component):
     """Names of Gymnasium's classes of action spaces that it handles; of others, `build` refuses each by name."""
     recurrent_networks: ClassVar[bool] = False
     """Whether it learns from sequences, as recurrent networks have to be."""
+    metrics: ClassVar[Mapping[str, str]] = {}
+    """What each number that `Learner.update` returns says, by its name."""
     collector: CollectorConfig
 
     @model_validator(mode="after")

@@ -1,5 +1,6 @@
 """Settings of REINFORCE."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -17,6 +18,11 @@ class ReinforceConfig(AlgorithmConfig):
     name: ClassVar[str] = "reinforce"
     action_spaces: ClassVar[tuple[str, ...]] = ("Discrete", "MultiDiscrete", "MultiBinary", "Box")
     recurrent_networks: ClassVar[bool] = True
+    metrics: ClassVar[Mapping[str, str]] = {
+        "loss": "what is minimised: no measure of progress",
+        "entropy": "mean entropy of the policy in nats",
+        "gradient_norm": "Euclidean norm of the gradient before clipping",
+    }
     collector: CollectorConfig = Field(EpisodesConfig(num_envs=8), description="how experience is gathered")
     estimator: EstimatorConfig = Field(DiscountedConfig(bootstrap=False, normalize="per_batch"), description="returns")
     policy: PolicyConfig = Field(ActorCriticConfig(), description="what acts, and values what it sees")
