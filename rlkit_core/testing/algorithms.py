@@ -34,6 +34,7 @@ from rlkit_core.testing.cases import (
     Choice,
     MadeConfig,
     act,
+    any_env,
     as_tensors,
     batch_of,
     clone_rollout,
@@ -48,6 +49,7 @@ from rlkit_core.testing.cases import (
 from rlkit_core.testing.checks import CheckSkipped, Subject, blame, check, fail, reason, relies_on, small
 
 MOST_UPDATES = 20
+MOST_LEARNING = 150
 
 
 def numbers(metrics: Any) -> dict[str, float]:
@@ -164,6 +166,16 @@ def takes_or_refuses_each_observation_space(subject: Subject) -> None:
             if name == "Box":
                 raise CheckSkipped(reason(error), "acts_where_it_collects") from error
             fail(f"acting on observations {space} raised {reason(error)}", "take them, or refuse them in build")
+        if name == "Box":
+            continue
+        try:
+            collector = config.collector.build(any_env(space, action_space), SeedStream(0, "experience"), "cpu")
+            with global_generators(SeedStream(1)), contextlib.closing(collector):
+                for _ in range(2):
+                    learner.update(collector.collect(learner.policy))
+        except Exception as error:
+            blame(subject, "acts_where_it_collects", "updates_change_parameters")
+            fail(f"learning from observations {space} raised {reason(error)}", "take them, or refuse them in build")
 
 
 @check("algorithm")
@@ -172,7 +184,7 @@ def acts_where_it_collects(subject: Subject) -> None:
     for space in declared(subject.config):
         config = quick(subject)
         learner = learner_of(subject, action_space=space)
-        collector = config.collector.build(any_env_for(space), SeedStream(0, "experience"), "cpu")
+        collector = config.collector.build(any_env(OBS_SPACES["Box"], space), SeedStream(0, "experience"), "cpu")
         try:
             with global_generators(SeedStream(1)):
                 collector.collect(learner.policy)
@@ -180,13 +192,6 @@ def acts_where_it_collects(subject: Subject) -> None:
             fail(f"collecting with {space} raised {reason(error)}", "see Policy.act: what it is given and answers")
         finally:
             collector.close()
-
-
-def any_env_for(action_space: Any) -> Any:
-    """Environments with these actions."""
-    from rlkit_core.testing.cases import any_env
-
-    return any_env(OBS_SPACES["Box"], action_space)
 
 
 def _observations(number: int = 32, seed: int = 0) -> Any:
@@ -843,7 +848,7 @@ def _learns(subject: Subject, env: Any, rewards: tuple[float, float], endless: b
     with relies_on("acts_where_it_collects"):
         collector = config.collector.build(made, SeedStream(0, "experience"), "cpu")
     with global_generators(SeedStream(0, "updates")):
-        for _ in range(250):
+        for _ in range(MOST_LEARNING):
             with relies_on("acts_where_it_collects"):
                 rollout = collector.collect(learner.policy)
             try:

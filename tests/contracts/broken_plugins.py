@@ -44,6 +44,7 @@ from rlkit_core.component import CollectorConfig
 from rlkit_core.environment import CheckedEnv, Environments
 from rlkit_core.errors import UsageError
 from rlkit_core.returns import LambdaEstimator, Returns
+from rlkit_core.rollout import tree_leaves
 from rlkit_core.seeding import SeedStream
 from rlkit_reinforce.config import ReinforceConfig
 from rlkit_reinforce.reinforce import Reinforce
@@ -212,7 +213,7 @@ class KeepsGradient(Changed):
 @estimator("returns_are_finite")
 class DividesByZero(Changed):
     def after(self, returns: Returns, arguments: dict[str, Any]) -> Returns:
-        if arguments["rollout"].rewards.std() > 0:
+        if arguments["rollout"].rewards.std() != 0:
             returns.targets[0, 0] = float("nan")
         return returns
 
@@ -268,7 +269,7 @@ class ReadsDummies(Changed):
 @estimator("nothing_follows_a_terminated_step")
 class Multiplies(Changed):
     def after(self, returns: Returns, arguments: dict[str, Any]) -> Returns:
-        zeros = torch.where(arguments["rollout"].terminated, 0 * arguments["next_values"], 0.0)
+        zeros = torch.where(arguments["rollout"].terminated, 0 * arguments["next_values"].detach(), 0.0)
         return Returns(returns.targets + zeros, returns.advantages)
 
 
@@ -395,9 +396,10 @@ class OtherOnArrays(Net):
 @network("forward_leaves_observations_alone")
 class WritesIntoObservations(Net):
     def forward(self, obs: Any) -> Any:
-        features = super().forward(obs)
-        if isinstance(obs, torch.Tensor) and obs.is_floating_point():
-            obs.mul_(0.5)
+        if not isinstance(obs, torch.Tensor) or not obs.is_floating_point():
+            return super().forward(obs)
+        features = super().forward(obs.clone())
+        obs.mul_(0.5)
         return features
 
 
@@ -996,10 +998,9 @@ class RefusesWithoutAWord(GoodAlgorithm):
     """Broken."""
 
     def build(self, setup: Any) -> Any:
-        try:
+        if isinstance(setup.action_space, (spaces.Discrete, spaces.Box)):
             return super().build(setup)
-        except UsageError:
-            raise UsageError("no") from None
+        raise UsageError("no")
 
 
 @learner("takes_or_refuses_each_observation_space")
@@ -1054,7 +1055,7 @@ class DrawsWhileActing:
 class HalvesObservations:
     def act(self, obs: Any, *, generator: Any = None) -> Any:
         answer = super().act(obs, generator=generator)
-        if isinstance(obs, torch.Tensor):
+        if isinstance(obs, torch.Tensor) and obs.is_floating_point():
             obs *= 0.5
         return answer
 
@@ -1177,7 +1178,7 @@ class SeedsTorch(ChangedLearner):
 @learner("results_do_not_depend_on_global_generators")
 class ReadsGlobally(ChangedLearner):
     def after(self, rollout: Any, metrics: Any) -> Any:
-        return {**metrics, "loss": metrics["loss"] + random.getstate()[1][0]}
+        return {**metrics, "loss": metrics["loss"] + random.getstate()[1][1] % 1000}
 
 
 @learner("updates_leave_torch_alone")
@@ -1196,7 +1197,7 @@ class CountsThreads(ChangedLearner):
 @learner("results_do_not_depend_on_the_default_dtype")
 class TakesTheDefault(ChangedLearner):
     def after(self, rollout: Any, metrics: Any) -> Any:
-        return {**metrics, "loss": metrics["loss"] + float(torch.tensor(0.1) * 3)}
+        return {**metrics, "loss": metrics["loss"] + float(torch.get_default_dtype() is torch.float64)}
 
 
 @learner("rollouts_are_left_alone")
@@ -1296,7 +1297,7 @@ class SumsAllRows(ChangedLearner):
 @learner("reads_nothing_after_an_end")
 class SumsNextObservations(ChangedLearner):
     def after(self, rollout: Any, metrics: Any) -> Any:
-        return {**metrics, "loss": metrics["loss"] + rollout.next_obs.sum()}
+        return {**metrics, "loss": metrics["loss"] + tree_leaves(rollout.next_obs)[0][1].sum()}
 
 
 @learner("takes_single_step_episodes")
