@@ -118,6 +118,10 @@ class RunConfig(BaseModel):
         draft = Draft(cls, registry)
         problems: Problems = []
         for layer in layers:
+            # What a stored run says of the plugins that it needs is no setting, but comes before all of them.
+            if isinstance(layer, Mapping) and "requires" in layer:
+                registry.check_required(layer["requires"])
+                layer = {key: value for key, value in layer.items() if key != "requires"}
             draft.apply(layer, (), problems)
         for slot, name in _DEFAULT_COMPONENTS.items():
             if slot not in draft.slots:

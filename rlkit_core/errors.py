@@ -36,9 +36,18 @@ class ConfigError(UsageError):
 
 
 class PluginError(RlkitError):
-    """A plugin that cannot be imported, breaks the contract, or claims a name that another one has."""
+    """A plugin that is missing, cannot be imported, breaks the contract, or claims a name that another one has.
+
+    Args:
+        message: what to say.
+        fault: of which kind it is, in a word: import, exit, contract, interface, hook, name, missing.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, fault: str = "contract") -> None:
+        self.fault = fault
+        super().__init__(message)
 
 
 class EnvironmentFault(RlkitError):

@@ -1,7 +1,8 @@
 """What a plugin module can say: pluggy's hook specifications.
 
 A plugin is a module that implements `rlkit_register`, announced by one entry point per part in the groups
-`rlkit.<kind>`. The run hooks act only when the user names the plugin with `--hooks`.
+`rlkit.<kind>`. The run hooks act only when the user names the plugin with `--hooks`, by the name that it is announced
+under in the group `rlkit.hooks`, or by its module.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ import pluggy
 
 if TYPE_CHECKING:
     from rlkit_core.component import Component
+
+INTERFACE = 1
+"""Version of this interface. A plugin module that says `rlkit_interface = 1` is made for it; another one is refused."""
 
 hookspec = pluggy.HookspecMarker("rlkit")
 hookimpl = pluggy.HookimplMarker("rlkit")

@@ -40,9 +40,12 @@ def provenance(config: RunConfig, registry: Registry, *, run_name: str, preset: 
         "seed": config.seed,
         "threads": config.threads,
         "versions": {**_versions(), "python": platform.python_version()},
-        "plugins": [_plugin(entry) for entry in _entries(config, registry)],
+        "plugins": [_plugin(entry) for entry in _entries(config, registry, preset)],
         "core_files_sha256": hash_of_module("rlkit_core"),
-        "modules": {name: hash_of_module(name) for name in (*config.imports, *config.hooks)},
+        "modules": {
+            name: hash_of_module(name)
+            for name in (*config.imports, *(name for name in config.hooks if registry.hooks_entry(name) is None))
+        },
         "git": _git(),
         "machine": {
             "host": socket.gethostname(),
@@ -52,6 +55,12 @@ def provenance(config: RunConfig, registry: Registry, *, run_name: str, preset: 
             **_processor(),
         },
     }
+
+
+def stored_config(config: RunConfig, registry: Registry, preset: str | None = None) -> dict[str, Any]:
+    """All settings as plain JSON values, with the distributions that they need besides rlkit's own."""
+    required = registry.required_by(_entries(config, registry, preset))
+    return {**config.dump(), **({"requires": required} if required else {})}
 
 
 def command_line(arguments: Sequence[str]) -> str:
@@ -79,8 +88,8 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _entries(config: RunConfig, registry: Registry) -> list[Entry]:
-    """The registered parts that the run is made of, one per plugin module."""
+def _entries(config: RunConfig, registry: Registry, preset: str | None) -> list[Entry]:
+    """What is registered of what the run is made of, one per plugin module."""
     used: dict[str, Entry] = {}
 
     def visit(model: Any) -> None:
@@ -92,6 +101,13 @@ def _entries(config: RunConfig, registry: Registry) -> list[Entry]:
             visit(component)
 
     visit(config)
+    for entry in map(registry.hooks_entry, config.hooks):
+        if entry is not None:
+            used.setdefault(entry.module, entry)
+    if preset is not None and ":" in preset:  # somebody else's than the algorithm's
+        for entry in registry.entries("presets"):
+            if entry.distribution == preset.partition(":")[0]:
+                used.setdefault(entry.module, entry)
     return list(used.values())
 
 

@@ -342,6 +342,20 @@ def read_journal(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, A
         raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
 
 
+def last_record(path: Path) -> dict[str, Any] | None:
+    """The last whole record of a journal, found from its end, or None where there is none among its last 100 kB."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            begin = max(0, size - 100_000)
+    except OSError:
+        return None
+    last = None
+    for _, record in read_journal(path, begin):
+        last = record
+    return last
+
+
 class RunFolder:
     """A run's folder on disk; `create` for the process that trains, `open` for readers."""
 

@@ -32,6 +32,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from rlkit_core.errors import RlkitError, RunInUse, StorageError, UsageError
+from rlkit_core.registry import files_given, given_files
 from rlkit_core.run_folder import RunFolder, check_regular, read_journal, read_json, write_json
 
 Record = dict[str, Any]
@@ -469,13 +470,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--parent-fd", type=int, default=0, help="reading end of a pipe that the parent holds open")
     parser.add_argument("--parent-pid", type=int, default=os.getppid(), help="the parent, to see that it is gone")
+    parser.add_argument("--plugin", action="append", default=[], help="a Python file that is a plugin")
     options = parser.parse_args(arguments)
     # Ctrl-C in the terminal, and a SIGTERM to a whole job, are for training: how it ends is what we are here to send.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     folder = RunFolder.open(options.run_dir)
     try:
-        with _tracking_lock(folder):
+        with _tracking_lock(folder), given_files(options.plugin):
             return 0 if follow(Feed(folder), _Parent(options.parent_fd, options.parent_pid)) else 1
     except Exception as error:
         # A fault of ours, or a run folder that cannot be read or written: the user is told at the end of training.
@@ -497,6 +499,7 @@ class TrackingProcess:
         # -P: a file `json.py` in the working folder is not meant.
         command = [sys.executable, "-P", "-m", "rlkit_core.tracking", str(run_dir.absolute())]
         command += ["--parent-fd", "0", "--parent-pid", str(os.getpid())]
+        command += [f"--plugin={os.path.abspath(path)}" for path in files_given()]
         try:
             check_regular(run_dir / "tracking.log", link=False)
         except StorageError as error:

@@ -25,10 +25,11 @@ from rlkit_core.drift import MADE_WITH, made_with
 from rlkit_core.errors import Diverged, RlkitError, StorageError, UsageError
 from rlkit_core.presets import configure
 from rlkit_core.progress import Mode, Progress, progress
-from rlkit_core.provenance import provenance
+from rlkit_core.provenance import provenance, stored_config
 from rlkit_core.registry import Registry, import_modules
 from rlkit_core.run_folder import Journal, RunFolder, read_json, set_tail_aside, write_json
 from rlkit_core.seeding import SeedStream, generator_states, global_generators, set_generator_states
+from rlkit_core.signals import received
 from rlkit_core.tracking import TrackingProcess
 
 # torch is imported where training begins, not here: until then the tracking process already starts beside us.
@@ -154,7 +155,8 @@ def run(
     try:
         about = provenance(config, registry, run_name=folder.path.name, preset=preset)
         write_json(folder.provenance_path, {**about, "init_from": None if source is None else str(source)})
-        write_json(folder.config_path, config.dump())  # with it there is a run, which can be resumed
+        # With it there is a run, which can be resumed.
+        write_json(folder.config_path, stored_config(config, registry, preset))
         job = Job(config, registry, folder, about, hooks, init_from=source)
         return go(job, progress_mode=progress_mode, profile=profile)
     finally:
@@ -265,7 +267,7 @@ def resume(
         found = check_drift(then, made_with(config.dump(), now), allow_drift)
         if total_steps is not None:
             config = _with_budget(config, total_steps, 0 if start is None else start.step, folder)
-            write_json(folder.config_path, config.dump())
+            write_json(folder.config_path, stored_config(config, registry, about.get("preset")))
         new_budget = None if total_steps is None else config.total_steps
         source = about.get("init_from")
         job = Job(
@@ -880,6 +882,7 @@ class _Signals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> _Signals:
+        self.received = received()  # one that came before, and was lost
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._receive)

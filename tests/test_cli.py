@@ -23,6 +23,7 @@ from rlkit_core.config import RunConfig
 from rlkit_core.evaluation import evaluate
 from rlkit_core.progress import PlainProgress
 from rlkit_core.registry import Registry
+from rlkit_core.run_folder import last_record
 from rlkit_core.tracking import TrackingProcess
 
 RLKIT = str(Path(sys.executable).with_name("rlkit"))
@@ -523,7 +524,10 @@ def test_a_strangers_parts_get_their_options(rlkit, printed, refused, tmp_path, 
     [
         (
             ["rnu"],
-            ["there is no command rnu", "did you mean run? commands: run, resume, eval, watch, list, show, sync"],
+            [
+                "there is no command rnu",
+                "did you mean run? commands: run, resume, eval, watch, runs, list, show, plugins, sync",
+            ],
         ),
         (["run"], [f"which algorithm? registered: {ALGORITHMS}", "for example: rlkit run a2c --env CartPole-v1"]),
         (["run", "a3c"], ["there is no algorithm named a3c", f"did you mean a2c? registered: {ALGORITHMS}"]),
@@ -884,6 +888,41 @@ def test_sync_of_several_runs_goes_on_after_a_failure(rlkit, run_dir):
     assert code == 2
     assert "error: run folder no does not exist" in err
     assert "there is nothing to send" in out
+
+
+# ---- runs ----
+
+
+def test_runs_are_listed_with_how_they_stand(rlkit):
+    code, _, err = rlkit("runs")
+    assert (code, err.splitlines()[0]) == (2, "error: there is no folder runs")
+    Path("runs").mkdir()
+    assert rlkit("runs") == (0, "no run in runs\n", "")
+    assert rlkit(*SHORT, "--seed", "3", "--run-dir", "runs/one")[0] == 0
+    started = subprocess.Popen([RLKIT, *CARTPOLE, "--total-steps", "100000000", "--stop-at", "never",
+                                "--run-dir", "runs/two"], stdout=subprocess.DEVNULL)  # fmt: skip
+    _wait_for(lambda: Path("runs/two/metrics.jsonl").exists() and last_record(Path("runs/two/metrics.jsonl")))
+    assert json.loads(rlkit("runs", "--json")[1])[1]["state"] == "running"
+    started.kill()
+    started.wait()
+    Path("runs/three").mkdir()
+    Path("runs/three/config.json").write_text("[]")
+    Path("runs/three/status.json").write_text("{")
+    runs = {run["run"]: run for run in json.loads(rlkit("runs", "--json")[1])}
+    assert [run["state"] for run in runs.values()] == ["finished", "killed", "damaged"]
+    steps = json.loads(Path("runs/one/status.json").read_text())["result"]["steps"]
+    assert {**runs["runs/one"], "return": 0} == {
+        **{"run": "runs/one", "state": "finished", "algorithm": "a2c", "env": "CartPole-v1", "seed": 3},
+        **{"steps": steps, "return": 0},
+    }
+    assert runs["runs/two"]["steps"] > 0
+    code, out, err = rlkit("runs")
+    assert (code, err) == (0, "")
+    assert [line.split()[:2] for line in out.splitlines()] == [
+        ["run", "state"], ["runs/one", "finished"], ["runs/two", "killed"], ["runs/three", "damaged"]
+    ]  # fmt: skip
+    # A single run's own folder, too.
+    assert json.loads(rlkit("runs", "runs/one", "--json")[1])[0]["state"] == "finished"
 
 
 # ---- terminal, pipes, signals ----

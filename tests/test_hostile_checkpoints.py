@@ -575,7 +575,10 @@ def mutated(content: bytes, generator: random.Random) -> bytes:
 
 def mutations(run: Path, learner: Build, count: int) -> None:
     generator = random.Random(0)
-    paths = files_of(run)
+    paths = [
+        *files_of(run),
+        *files_of(run)[: len(FILES)],
+    ]  # segments less often: they are read last, which takes longest
     for i in range(count):
         path = paths[i % len(paths)]
         whole = path.read_bytes()

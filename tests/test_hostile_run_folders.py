@@ -145,7 +145,7 @@ def pairs(every: int, names: Iterable[str], files: Iterable[str]) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize(("what", "file"), pairs(3, CONTENTS, FILES))
+@pytest.mark.parametrize(("what", "file"), pairs(5, CONTENTS, FILES))
 def test_other_contents(what: str, file: str, every: Every) -> None:
     every(file, lambda path: path.write_bytes(CONTENTS[what]))
 
@@ -172,7 +172,7 @@ PLACES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize(
-    ("what", "file"), pairs(3, PLACES, [*FILES, ".lock", ".tracking.lock", "policy", "policy/last", "checkpoints"])
+    ("what", "file"), pairs(5, PLACES, [*FILES, ".lock", ".tracking.lock", "policy", "policy/last", "checkpoints"])
 )
 def test_what_is_no_file(what: str, file: str, every: Every) -> None:
     if file == "metrics.jsonl" and what == "sparse":
@@ -201,7 +201,8 @@ def test_nothing_is_written_through_a_link(file: str, original: Path, child: Chi
 
 
 def test_records_that_are_none_are_passed_over(original: Path, child: Child) -> None:
-    for content in (CONTENTS["records of other things"], b"\xff" * 100, b"x" * 11_000_000 + b"\n"):
+    metrics = b'{"step":64,"time":1,"metrics":[]}\n'
+    for content in (metrics, CONTENTS["records of other things"], b"\xff" * 100, b"x" * 11_000_000 + b"\n"):
         run = shutil.copytree(original, child.folder / "run")
         position = json.loads((run / "checkpoints" / "64" / "state.json").read_text())["counters"]["journal"]
         os.truncate(run / "metrics.jsonl", position)  # what follows is compared with what the run does again

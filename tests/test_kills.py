@@ -17,7 +17,7 @@ import pytest
 from resume_cases import all_that_decides, assert_equal, resume_exact
 
 import rlkit_core
-from rlkit_core.run_folder import read_json
+from rlkit_core.run_folder import RunFolder, read_json
 
 ROOT = Path(next(iter(rlkit_core.__path__))).parent
 RLKIT = str(Path(sys.executable).with_name("rlkit"))
@@ -159,6 +159,7 @@ def kill(started: Started, run: Path, attempt: int, at: int, inside_a_save: bool
         time.sleep(dice.uniform(0.0, 0.05))
     os.kill(started.pid, signal.SIGKILL)
     assert started.wait() == -signal.SIGKILL
+    assert RunFolder.open(run).is_orphaned()  # what `rlkit runs` shows as killed
     return being_saved(run)
 
 

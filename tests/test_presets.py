@@ -70,9 +70,9 @@ def test_what_there_is(plugin: types.ModuleType) -> None:
     assert found["slow"].layer() == {"algorithm": {"rate": 0.01}}
     Path(str(plugin.__file__)).with_name("presets.toml").unlink()
     assert presets(plugin.Mine) == {}
-    assert choose_preset(plugin.Mine, "CartPole-v1", None) == (None, {})
+    assert choose_preset(plugin.Mine, "CartPole-v1", None, Registry()) == (None, {})
     with pytest.raises(UsageError, match="it has no presets at all"):
-        choose_preset(plugin.Mine, None, "pole")
+        choose_preset(plugin.Mine, None, "pole", Registry())
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ RUN = ("run", "a2c", "--env", "CartPole-v1", *FOR_EVER, "--env.vectorization", "
 # A parent that has imported everything, and forks it: a JSON line of `[arguments, how many, signal that ends the one
 # that got the folder, folder for what they print]` is answered by one of `[pid of that one, {pid: exit code}]`.
 WARM = """
-import json, os, sys, time
+import ctypes, json, os, sys, time
 from pathlib import Path
 import torch, rlkit_core.cli.run, rlkit_core.cli.resume, rlkit_core.training, rlkit_core.evaluation
 import rlkit_core.checkpoint, rlkit_core.stored_policy, rlkit_a2c.a2c
@@ -37,12 +37,16 @@ from rlkit_core.cli.root import execute
 torch.set_num_threads(1)
 for line in sys.stdin:
     arguments, count, number, out = json.loads(line)
+    run = arguments[arguments.index("--run-dir") + 1] if "--run-dir" in arguments else arguments[1]
+    stands = Path(run) / "status.json"
     gate, gun = os.pipe()
     pids = []
     for _ in range(count):
         pid = os.fork()
         if pid == 0:
             code = 70
+            if sys.platform == "linux":
+                ctypes.CDLL(None).prctl(1, 9)  # none is left behind if this parent dies of a fault
             try:
                 os.close(gun)
                 file = os.open(Path(out) / str(os.getpid()), os.O_WRONLY | os.O_CREAT)
@@ -64,6 +68,10 @@ for line in sys.stdin:
         else:
             time.sleep(0.02)
     for last in set(pids) - codes.keys():
+        while time.monotonic() < deadline:
+            if stands.exists() and f'"pid": {last},' in stands.read_text():
+                break
+            time.sleep(0.02)
         os.kill(last, number)
         codes[last] = os.waitstatus_to_exitcode(os.waitpid(last, 0)[1])
     print(json.dumps([last, codes]), flush=True)
@@ -144,10 +152,14 @@ def test_real_commands(tmp_path: Path) -> None:
 
 def refusal_of(take: Callable[[], Any]) -> str | None:
     try:
-        take()
+        KEPT.append(take())
     except RunInUse as error:
         return str(error).splitlines()[0]
     return None
+
+
+KEPT: list[Any] = []
+"""What has been taken: a lock that nobody holds any more is given back."""
 
 
 def race_in_here(count: int, take: Callable[[], Any]) -> tuple[int, dict[int, str | None]]:

@@ -16,23 +16,23 @@ from rlkit_core.cli.settings import Form, bounds, default_of, shown
 from rlkit_core.component import KINDS, AlgorithmConfig, Component, slots_of
 from rlkit_core.config import did_you_mean
 from rlkit_core.errors import UsageError
-from rlkit_core.presets import presets
-from rlkit_core.registry import Entry, Registry
+from rlkit_core.presets import offered_presets, presets
+from rlkit_core.registry import OTHERS, Entry, Registry
 
 
 @click.command(
     "list",
     context_settings=CONTEXT,
-    help=f"List what is registered, and from which distribution. KIND is one of {', '.join(KINDS)}.",
+    help=f"List what is registered, and from which distribution. KIND is one of {', '.join([*KINDS, *OTHERS])}.",
 )
 @click.argument("kind", metavar="[KIND]", required=False)
 @click.option("--json", "as_json", is_flag=True, help="print it as JSON")
 def list_command(kind: str | None, as_json: bool) -> None:
     """Print the registered parts; nothing of a plugin is imported."""
-    if kind is not None and kind not in KINDS:
-        raise UsageError(f"there is no kind {kind}{did_you_mean(kind, list(KINDS))}\nkinds: {', '.join(KINDS)}")
-    order = list(KINDS)
-    entries = sorted(Registry().entries(kind), key=lambda entry: (order.index(entry.kind), entry))
+    kinds = [*KINDS, *OTHERS]
+    if kind is not None and kind not in kinds:
+        raise UsageError(f"there is no kind {kind}{did_you_mean(kind, kinds)}\nkinds: {', '.join(kinds)}")
+    entries = sorted(Registry().entries(kind), key=lambda entry: (kinds.index(entry.kind), entry))
     if as_json:
         click.echo(json.dumps([asdict(entry) for entry in entries], indent=2))
         return
@@ -108,7 +108,9 @@ def _description(entry: Entry, cls: type[Component], registry: Registry) -> dict
     }
     if issubclass(cls, AlgorithmConfig):
         part["action_spaces"] = list(cls.action_spaces)
-        part["presets"] = {name: preset.model_dump(mode="json") for name, preset in presets(cls).items()}
+        part["recurrent_networks"] = cls.recurrent_networks
+        named = {**presets(cls), **offered_presets(cls, registry)}
+        part["presets"] = {name: preset.model_dump(mode="json") for name, preset in named.items()}
     return part
 
 
@@ -141,6 +143,8 @@ def _page(part: dict[str, Any]) -> str:
         if part.get("action_spaces"):
             formatter.write_paragraph()
             formatter.write_text(f"Action spaces: {', '.join(part['action_spaces'])}")
+        if "recurrent_networks" in part:
+            formatter.write_text(f"Recurrent networks: {'yes' if part['recurrent_networks'] else 'no'}")
     if part["settings"]:
         with formatter.section("Settings"):
             formatter.write_dl([(f"{setting['name']}", _about(setting)) for setting in part["settings"]])

@@ -23,7 +23,7 @@ from rlkit_core.presets import choose_preset
 from rlkit_core.registry import Registry
 
 SettingPath = tuple[str, ...]
-OWN = ("config", "preset", "run-dir", "init-from", "print-config", "progress", "debug", "help")
+OWN = ("config", "preset", "run-dir", "init-from", "print-config", "progress", "debug", "help", "plugin", "no-plugins")
 """Options of the command itself, which no setting can have."""
 
 
@@ -108,16 +108,19 @@ def make_plan(algorithm: str, registry: Registry, arguments: Sequence[str]) -> P
         UsageError: there is no such algorithm, file or preset, or the file is for another algorithm.
         PluginError: a named plugin is broken.
     """
+    file = last_value(arguments, "--config")
+    layer: Data = {} if file is None else read_config_file(Path(file))
+    registry.check_required(layer.pop("requires", None))
     cls = registry.get("algorithm", algorithm)
     assert issubclass(cls, AlgorithmConfig)
-    plan = Plan(algorithm, cls, registry, file=last_value(arguments, "--config"))
+    plan = Plan(algorithm, cls, registry, file=file)
     if plan.file is not None:
-        plan.file_layer = _for_algorithm(read_config_file(Path(plan.file)), plan)
+        plan.file_layer = _for_algorithm(layer, plan)
     draft = _draft(plan, arguments)
     env = draft.slot("env")
     env_id = env.fields.get("id") if env is not None else None
     named = last_value(arguments, "--preset")
-    plan.preset, plan.preset_layer = choose_preset(cls, env_id if isinstance(env_id, str) else None, named)
+    plan.preset, plan.preset_layer = choose_preset(cls, env_id if isinstance(env_id, str) else None, named, registry)
     if plan.preset_layer:
         draft = _draft(plan, arguments)
     plan.settings = list(_settings(draft, plan))

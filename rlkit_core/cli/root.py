@@ -11,11 +11,11 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from rlkit_core import signals
 from rlkit_core.errors import Diverged, RlkitError, UsageError
 
 if TYPE_CHECKING:
@@ -33,8 +33,10 @@ COMMANDS = {
     "resume": ("rlkit_core.cli.resume:command", "Go on with a run that was interrupted or killed."),
     "eval": ("rlkit_core.cli.evaluate:command", "Evaluate a run's policy greedily."),
     "watch": ("rlkit_core.cli.watch:command", "Show a run's policy at work, or write a video of it."),
+    "runs": ("rlkit_core.cli.runs:command", "List the runs of a folder, and how they stand."),
     "list": ("rlkit_core.cli.catalogue:list_command", "List what is registered, and from where."),
     "show": ("rlkit_core.cli.catalogue:show_command", "Explain a registered part: its settings and presets."),
+    "plugins": ("rlkit_core.cli.plugins:command", "List, explain, examine, check and begin plugins."),
     "sync": ("rlkit_core.cli.sync:command", "Send to the tracker what could not be sent during a run."),
 }
 """Sub-commands: where each is, and its line in the help."""
@@ -71,15 +73,46 @@ class Root(Names):
 
     def named(self) -> dict[str, str]:
         """The sub-commands."""
-        return {name: text for name, (_, text) in COMMANDS.items()}
+        return {name: text for name, (_, text) in COMMANDS.items()} | _offered_commands()
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a sub-command."""
         if cmd_name not in COMMANDS:
-            return None
+            return _offered_command(cmd_name)
         module, _, name = COMMANDS[cmd_name][0].partition(":")
         command: click.Command = getattr(importlib.import_module(module), name)
         return command
+
+
+def _offered_commands() -> dict[str, str]:
+    """Sub-commands of plugins, with where they come from; nothing of a plugin is imported."""
+    from rlkit_core.installed import announcing, is_allowed
+
+    offered: dict[str, list[str]] = {}
+    for distribution in announcing(COMMAND_GROUP):
+        with contextlib.suppress(Exception):  # one with broken metadata must not take the help along
+            name, version = distribution.metadata["Name"], distribution.version
+            if is_allowed(name):
+                for point in distribution.entry_points:
+                    if point.group == COMMAND_GROUP and point.name not in COMMANDS:
+                        offered.setdefault(point.name, []).append(f"{name} {version}")
+    return {name: f"From {' and '.join(dict.fromkeys(whose))}." for name, whose in sorted(offered.items())}
+
+
+COMMAND_GROUP = "rlkit.command"
+
+
+def _offered_command(name: str) -> click.Command | None:
+    """The sub-command of a plugin, or None where there is none of that name."""
+    if name.rpartition(":")[2] not in _offered_commands():
+        return None
+    from rlkit_core.errors import PluginError
+    from rlkit_core.registry import Registry
+
+    found = Registry().command(name)
+    if not isinstance(found, click.Command):
+        raise PluginError(f"the command {name} is a {type(found).__name__}, not a click command")
+    return found
 
 
 def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -97,8 +130,18 @@ def _help(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 
 
 def common_options() -> list[click.Parameter]:
-    """`--debug` and `--help`, which every command has."""
+    """The options that every command has; `--plugin` and `--no-plugins` act before a command is looked up."""
     return [
+        click.Option(
+            ["--plugin"],
+            metavar="FILE",
+            multiple=True,
+            expose_value=False,
+            help="a Python file that is a plugin; may be given several times",
+        ),
+        click.Option(
+            ["--no-plugins"], is_flag=True, expose_value=False, help="only what comes with rlkit; see RLKIT_PLUGINS"
+        ),
         click.Option(["--debug"], is_flag=True, expose_value=False, help="show the traceback of an error"),
         click.Option(
             ["-h", "--help"], is_flag=True, is_eager=True, expose_value=False, callback=_help, help="show this help"
@@ -139,29 +182,11 @@ root = Root(
 )
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    """SIGTERM, outside the loop that knows how to stop."""
-    raise KeyboardInterrupt(number)
-
-
-@contextlib.contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    try:
-        before = signal.signal(signal.SIGTERM, _terminate)
-    except ValueError:  # not in the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def execute(arguments: Sequence[str]) -> int:
     """Run `rlkit` with these arguments; returns the exit code. Errors are shown, not raised."""
     try:
-        with _sigterm_raises():
-            code = root.main(list(arguments) or ["--help"], prog_name="rlkit", standalone_mode=False)
+        with signals.raising(), _plugins_of(arguments) as rest:
+            code = root.main(rest or ["--help"], prog_name="rlkit", standalone_mode=False)
             sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, click.Abort) as interruption:
@@ -174,6 +199,33 @@ def execute(arguments: Sequence[str]) -> int:
         return 128 + signal.SIGPIPE
     except Exception as error:
         return _report(error, "--debug" in arguments)
+
+
+@contextlib.contextmanager
+def _plugins_of(arguments: Sequence[str]) -> Iterator[list[str]]:
+    """Do what `--plugin` and `--no-plugins` ask for, and give the other arguments."""
+    rest: list[str] = []
+    files: list[str] = []
+    given = iter(arguments)
+    for argument in given:
+        name, equals, value = argument.partition("=")
+        if name == "--plugin":
+            file = value if equals else next(given, None)
+            if file is None:
+                raise UsageError("--plugin needs a value\nit takes the path of a Python file")
+            files.append(file)
+        elif argument not in ("--no-plugins", "--no_plugins"):
+            rest.append(argument)
+    with contextlib.ExitStack() as stack:
+        if len(rest) + len(files) < len(arguments) and {"--no-plugins", "--no_plugins"} & set(arguments):
+            from rlkit_core.installed import no_plugins
+
+            stack.enter_context(no_plugins())
+        if files:
+            from rlkit_core.registry import given_files
+
+            stack.enter_context(given_files(files))
+        yield rest
 
 
 def _report(error: Exception, debug: bool) -> int:
@@ -223,9 +275,10 @@ def _usage_error(error: click.ClickException) -> UsageError:
         parameters = context.command.get_params(context) if context is not None else []
         return no_such_option(error.option_name, [flag for parameter in parameters for flag in parameter.opts], command)
     if isinstance(error, click.exceptions.NoSuchCommand):
-        hint = did_you_mean(error.command_name, list(COMMANDS)).removeprefix("; ")
+        commands = [*COMMANDS, *_offered_commands()]
+        hint = did_you_mean(error.command_name, commands).removeprefix("; ")
         return UsageError(
-            f"there is no command {error.command_name}\n{hint + ' ' if hint else ''}commands: {', '.join(COMMANDS)}"
+            f"there is no command {error.command_name}\n{hint + ' ' if hint else ''}commands: {', '.join(commands)}"
         )
     if isinstance(error, click.BadOptionUsage):
         return UsageError(f"{error.option_name} needs a value\nwhat it takes is shown with --help")

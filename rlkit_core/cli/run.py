@@ -24,7 +24,7 @@ from rlkit_core.cli.options import (
 from rlkit_core.cli.root import CONTEXT, Names, common_options
 from rlkit_core.config import Problems, RunConfig, read_config_file
 from rlkit_core.errors import ConfigError, UsageError
-from rlkit_core.presets import configure, presets
+from rlkit_core.presets import configure, offered_presets, presets
 from rlkit_core.registry import Registry, import_modules
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def _term(setting: Setting) -> str:
 
 def _own_options(plan: Plan) -> list[click.Parameter]:
     """The options of the command itself."""
-    named = presets(plan.algorithm_class)
+    named = [*presets(plan.algorithm_class), *offered_presets(plan.algorithm_class, plan.registry)]
     choice = f"[{', '.join(named)}, none]" if named else "[none]"
     return [
         click.Option(["--config"], metavar="FILE", help="settings from a TOML, YAML or JSON file; options win"),
