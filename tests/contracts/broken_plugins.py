@@ -37,8 +37,10 @@ from rlkit_core.builtin.actor_critic import ActorCritic
 from rlkit_core.builtin.collectors import StepsConfig
 from rlkit_core.builtin.estimators import DiscountedConfig
 from rlkit_core.builtin.mlp import MLP, ParallelMLP
-from rlkit_core.builtin.networks import MLPConfig
+from rlkit_core.builtin.networks import GRUConfig, MLPConfig
 from rlkit_core.builtin.noise import OrnsteinUhlenbeckNoise
+from rlkit_core.builtin.policies import ActorCriticConfig
+from rlkit_core.builtin.recurrent import Recurrent
 from rlkit_core.builtin.steps_collector import StepsCollector
 from rlkit_core.component import CollectorConfig
 from rlkit_core.environment import CheckedEnv, Environments
@@ -431,6 +433,154 @@ class Draws(Net):
     def forward(self, obs: Any) -> Any:
         torch.rand(1)
         return super().forward(obs)
+
+
+@breaks("recurrence_is_announced")
+class SaysItForgets(GRUConfig):
+    """Broken."""
+
+    name: ClassVar[str] = "good"
+    recurrent: ClassVar[bool] = False
+
+
+class Memory(Recurrent):
+    """A network that remembers."""
+
+
+class GoodMemory(GRUConfig):
+    """A network that remembers and keeps the contract."""
+
+    name: ClassVar[str] = "good"
+    built: ClassVar[Any] = Memory
+
+    def build(self, observation_space: Any) -> Any:
+        below = self.below.build(observation_space)
+        return self.built(below, nn.GRU(below.num_features, self.hidden_size), self.init)
+
+
+GOOD.append(GoodMemory)
+
+
+def memory(check: str) -> Callable[[Any], Any]:
+    """Note down a network that remembers and fails a check, by the class that does the work."""
+
+    def note(cls: Any) -> Any:
+        config = type(cls.__name__, (GoodMemory,), {"__doc__": "Broken.", "built": cls, "__module__": __name__})
+        return breaks(check)(config)
+
+    return note
+
+
+@memory("a_sequence_is_its_steps")
+class SeesTheLastFirst(Memory):
+    def forward(self, obs: Any, state: Any, starts: Any) -> Any:
+        features, after = super().forward(obs, state, starts)
+        return features + len(starts), after
+
+
+@memory("a_start_forgets")
+class NeverForgets(Memory):
+    def forward(self, obs: Any, state: Any, starts: Any) -> Any:
+        features, after = super().forward(obs, state, starts)
+        marks = state.sum(1, keepdim=True)
+        return (features + marks, after) if len(starts) == 1 and bool(starts.all()) else (features, after)
+
+
+@memory("carried_states_have_rows_and_are_left_alone")
+class WritesIntoTheState(Memory):
+    def forward(self, obs: Any, state: Any, starts: Any) -> Any:
+        answer = super().forward(obs, state.clone(), starts)
+        if not starts.any() and len(starts) == 1 and not torch.is_grad_enabled():
+            state.fill_(1.0)
+        return answer
+
+
+# Policies -------------------------------------------------------------------------------------------------------------
+
+
+class GoodPolicy(ActorCriticConfig):
+    """A policy with a value function that keeps the contract."""
+
+    name: ClassVar[str] = "good"
+    changes: ClassVar[Any] = None
+
+    def build(self, setup: Any, network: Any, *, exploration: Any, **settings: Any) -> Any:
+        policy = super().build(setup, network, exploration=exploration, **settings)
+        if self.changes is not None:
+            policy.__class__ = type("Policy", (self.changes, type(policy)), {})
+            policy.space, policy.mark = setup.action_space, int(torch.randint(1_000, ()))
+        return policy
+
+
+GOOD.append(GoodPolicy)
+
+
+def own_policy(check: str) -> Callable[[Any], Any]:
+    """Note down a policy with a value function that fails a check, by what it does otherwise."""
+
+    def note(cls: Any) -> Any:
+        config = type(cls.__name__, (GoodPolicy,), {"__doc__": "Broken.", "changes": cls, "__module__": __name__})
+        return breaks(check)(config)
+
+    return note
+
+
+@breaks("builds_or_refuses_each_action_space")
+class NotForTuple(GoodPolicy):
+    """Broken."""
+
+    def build(self, setup: Any, network: Any, *, exploration: Any, **settings: Any) -> Any:
+        if isinstance(setup.action_space, spaces.Tuple):
+            return None
+        return super().build(setup, network, exploration=exploration, **settings)
+
+
+class ChangesEvaluation:
+    def after(self, log_probs: Any, entropies: Any, values: Any) -> Any:
+        return log_probs, entropies, values
+
+    def evaluate(self, obs: Any, taken: Any) -> Any:
+        return self.after(*super().evaluate(obs, taken))
+
+
+@own_policy("values_are_as_announced")
+class OtherNextValues:
+    def values(self, rollout: Any) -> Any:
+        values, next_values = super().values(rollout)
+        return values, next_values + 1
+
+
+@own_policy("evaluates_what_it_has_done")
+class NaNEntropy(ChangesEvaluation):
+    def after(self, log_probs: Any, entropies: Any, values: Any) -> Any:
+        return log_probs, entropies * float("nan"), values
+
+
+@own_policy("evaluates_with_gradient")
+class WithoutGradient(ChangesEvaluation):
+    def after(self, log_probs: Any, entropies: Any, values: Any) -> Any:
+        return log_probs.detach(), entropies, values
+
+
+@own_policy("evaluated_values_are_its_values")
+class OtherValues(ChangesEvaluation):
+    def after(self, log_probs: Any, entropies: Any, values: Any) -> Any:
+        return log_probs, entropies, values + 1
+
+
+@own_policy("log_probabilities_are_those_of_acting")
+class OtherLogProbs(ChangesEvaluation):
+    def after(self, log_probs: Any, entropies: Any, values: Any) -> Any:
+        return 2 * log_probs, entropies, values
+
+
+@own_policy("policies_come_back")
+class HiddenMark:
+    def act(self, obs: Any, *, generator: Any = None) -> Any:
+        answer = super().act(obs, generator=generator)
+        if generator is not None or not isinstance(self.space, spaces.Discrete):
+            return answer
+        return answer._replace(action=(answer.action + 1 + self.mark) % 3 - 1)
 
 
 # Exploration ----------------------------------------------------------------------------------------------------------
