@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -10,12 +11,14 @@ from rlkit_core.builtin.collectors import StepsConfig
 from rlkit_core.builtin.estimators import DiscountedConfig
 from rlkit_core.builtin.explorations import GaussianConfig
 from rlkit_core.builtin.networks import MLPConfig
+from rlkit_core.builtin.policies import ActorCriticConfig
 from rlkit_core.component import (
     AlgorithmConfig,
     CollectorConfig,
     EstimatorConfig,
     ExplorationConfig,
     NetworkConfig,
+    PolicyConfig,
     Setup,
 )
 
@@ -28,9 +31,20 @@ class A2CConfig(AlgorithmConfig):
 
     name: ClassVar[str] = "a2c"
     action_spaces: ClassVar[tuple[str, ...]] = ("Discrete", "MultiDiscrete", "MultiBinary", "Box")
+    recurrent_networks: ClassVar[bool] = True
+    metrics: ClassVar[Mapping[str, str]] = {
+        "loss": "what is minimised: policy_loss + value_coef value_loss - entropy_coef entropy",
+        "policy_loss": "minus log-probability times advantage: no measure of progress",
+        "value_loss": "squared (or smooth L1) distance of values from targets, in the targets' units",
+        "entropy": "mean entropy of the policy in nats, towards 0 as it decides",
+        "gradient_norm": "Euclidean norm of the whole gradient before clipping",
+        "learning_rate": "Adam's step size in that update",
+        "explained_variance": "share of the returns' variance that the values explain: 1 is perfect, 0 none",
+    }
 
     collector: CollectorConfig = Field(StepsConfig(), description="how experience is gathered for each update")
     estimator: EstimatorConfig = Field(DiscountedConfig(), description="what the values are trained towards")
+    policy: PolicyConfig = Field(ActorCriticConfig(), description="what acts, and values what it sees")
     network: NetworkConfig = Field(MLPConfig(), description="the network below the policy's and the value's heads")
     value_network: Literal["shared", "separate"] = Field(
         "shared", description="policy and value are heads on one network, or each has one of its own"

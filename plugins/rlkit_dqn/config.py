@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -20,6 +21,13 @@ class DQNConfig(AlgorithmConfig):
 
     name: ClassVar[str] = "dqn"
     action_spaces: ClassVar[tuple[str, ...]] = ("Discrete",)
+    metrics: ClassVar[Mapping[str, str]] = {
+        "loss": "what is minimised, of values against targets",
+        "value": "mean value of the actions in the batch: beyond what returns can be, values have run away",
+        "gradient_norm": "Euclidean norm of the gradient before clipping",
+        "epsilon": "probability of a random action",
+        "learning_rate": "Adam's step size",
+    }
 
     collector: CollectorConfig = Field(
         StepsConfig(num_envs=4, num_steps=1), description="how experience is gathered between updates"

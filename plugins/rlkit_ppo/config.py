@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -10,12 +11,14 @@ from rlkit_core.builtin.collectors import StepsConfig
 from rlkit_core.builtin.estimators import LambdaConfig
 from rlkit_core.builtin.explorations import GaussianConfig
 from rlkit_core.builtin.networks import MLPConfig
+from rlkit_core.builtin.policies import ActorCriticConfig
 from rlkit_core.component import (
     AlgorithmConfig,
     CollectorConfig,
     EstimatorConfig,
     ExplorationConfig,
     NetworkConfig,
+    PolicyConfig,
     Setup,
 )
 
@@ -28,11 +31,25 @@ class PPOConfig(AlgorithmConfig):
 
     name: ClassVar[str] = "ppo"
     action_spaces: ClassVar[tuple[str, ...]] = ("Discrete", "MultiDiscrete", "MultiBinary", "Box")
+    recurrent_networks: ClassVar[bool] = True
+    metrics: ClassVar[Mapping[str, str]] = {
+        "policy_loss": "minus the clipped objective: no measure of progress",
+        "value_loss": "squared distance of values from targets, in the targets' units",
+        "entropy": "mean entropy of the policy in nats",
+        "approx_kl": "how far the policy is from the old one, in nats: mean of ρ − 1 − log ρ (Schulman's k3)",
+        "clip_fraction": "share of steps whose ratio is outside the clip range",
+        "gradient_norm": "Euclidean norm of the whole gradient before clipping",
+        "gradient_steps": "gradient steps of an update: epochs times minibatches, fewer where target_kl ended it",
+        "learning_rate": "Adam's step size",
+        "clip_range": "ε",
+        "explained_variance": "share of the returns' variance that the values explain, before the update",
+    }
 
     collector: CollectorConfig = Field(
         StepsConfig(num_envs=8, num_steps=128), description="how experience is gathered for each update"
     )
     estimator: EstimatorConfig = Field(LambdaConfig(normalize="off"), description="what the values are trained towards")
+    policy: PolicyConfig = Field(ActorCriticConfig(), description="what acts, and values what it sees")
     network: NetworkConfig = Field(
         MLPConfig(hidden=(64, 64), activation="tanh"),
         description="the network below the policy's and the value's heads",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -28,6 +29,14 @@ class SACConfig(AlgorithmConfig):
 
     name: ClassVar[str] = "sac"
     action_spaces: ClassVar[tuple[str, ...]] = ("Box",)
+    metrics: ClassVar[Mapping[str, str]] = {
+        "critic_loss": "sum of the two critics' squared errors, in units of the rewards, squared",
+        "policy_loss": "temperature times log-probability, minus value: falls as values rise",
+        "entropy": "mean entropy of the policy in nats, of actions scaled to −1 and 1",
+        "temperature": "weight of the entropy",
+        "value": "mean value of the actions in the batch",
+        "learning_rate": "Adam's step size",
+    }
 
     collector: CollectorConfig = Field(
         StepsConfig(num_envs=1, num_steps=1), description="how experience is gathered between updates"
@@ -54,13 +63,15 @@ class SACConfig(AlgorithmConfig):
     target_tau: float = Field(
         0.005, gt=0, le=1, description="share of the way to the critics that their targets go after each gradient step"
     )
-    temperature: float | Literal["auto"] = Field(
+    temperature: Annotated[float, Field(allow_inf_nan=False)] | Literal["auto"] = Field(
         "auto",
         description="weight of the entropy against the rewards; auto: learned, so that the entropy has its target",
     )
     temperature_initial: float = Field(1.0, gt=0, description="what a learned temperature starts from")
     target_entropy: float | None = Field(
-        None, description="entropy that a learned temperature aims at, in nats; none: minus the numbers in an action"
+        None,
+        allow_inf_nan=False,
+        description="entropy that a learned temperature aims at, in nats; none: minus the numbers in an action",
     )
     normalize_observations: bool = Field(False, description="observations to running mean 0 and deviation 1")
 

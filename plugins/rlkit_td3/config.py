@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -28,6 +29,12 @@ class TD3Config(AlgorithmConfig):
 
     name: ClassVar[str] = "td3"
     action_spaces: ClassVar[tuple[str, ...]] = ("Box",)
+    metrics: ClassVar[Mapping[str, str]] = {
+        "critic_loss": "sum of the two critics' squared errors, in units of the rewards, squared",
+        "policy_loss": "minus the mean value of the policy's own actions",
+        "value": "mean value of the actions in the batch",
+        "learning_rate": "Adam's step size",
+    }
 
     collector: CollectorConfig = Field(
         StepsConfig(num_envs=1, num_steps=1), description="how experience is gathered between updates"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,8 @@ import click
 
 from rlkit_core.cli.root import CONTEXT, common_options
 from rlkit_core.registry import Entry, Registry
+from rlkit_core.scaffold import KINDS as SCAFFOLDS
+from rlkit_core.scaffold import run_command, write_package
 
 if TYPE_CHECKING:
     from rlkit_core.doctor import Diagnosis
@@ -140,5 +144,90 @@ def _data(found: Diagnosis) -> dict[str, Any]:
     return {**asdict(found), "offers": offers, "run_hooks": list(found.run_hooks), "advice": found.advice}
 
 
-for _command in (list_command, show_command, doctor_command):
+@_sub("check", "Hold a part to the contract of its kind: run the checks that rlkit's own parts are held to.")
+@click.argument("name", metavar="NAME")
+@click.option("--kind", metavar="KIND", help="algorithm, estimator, …: where several kinds have that name")
+@click.option("--json", "as_json", is_flag=True, help="print it as JSON")
+def check_command(name: str, kind: str | None, as_json: bool) -> int:
+    """Print a line for each check; 3 if one fails."""
+    from rlkit_core.testing.checks import run_checks
+
+    registry = Registry()
+    entry = _entry(registry, name, kind)
+    outcomes = run_checks(registry.get(entry.kind, f"{entry.distribution}:{entry.name}"))
+    if as_json:
+        click.echo(json.dumps([asdict(outcome) for outcome in outcomes], indent=2))
+    else:
+        width = max(len(outcome.check) for outcome in outcomes)
+        for outcome in outcomes:
+            first, *more = outcome.message.split("\n")
+            click.echo(f"{outcome.status:<7}  {outcome.check:<{width}}  {first}".rstrip())
+            for line in more:
+                click.echo(f"{'':<{width + 11}}{line}")
+        counts = Counter(outcome.status for outcome in outcomes)
+        text = ", ".join(f"{counts[status]} {status}" for status in ("passed", "failed", "warned", "skipped"))
+        click.echo(f"\n{entry.kind} {entry.name}, {entry.distribution} {entry.version}: {text}")
+    return 3 if any(outcome.status == "failed" for outcome in outcomes) else 0
+
+
+def _entry(registry: Registry, name: str, kind: str | None) -> Entry:
+    """The part of that name, of whatever kind.
+
+    Raises:
+        UsageError: there is none, or several kinds have one.
+    """
+    from rlkit_core.component import KINDS
+    from rlkit_core.config import closest
+    from rlkit_core.errors import UsageError
+
+    if kind is not None:
+        if kind not in KINDS:
+            other = closest(kind, list(KINDS))
+            hint = f"did you mean {other}? " if other else ""
+            raise UsageError(f"--kind: there is no kind {kind[:100]}\n{hint}kinds: {', '.join(KINDS)}")
+        return registry.find(kind, name)
+    short = name.rpartition(":")[2]
+    kinds = [one for one in KINDS if short in registry.names(one)]
+    if not kinds:
+        names = sorted({part for one in KINDS for part in registry.names(one)})
+        other = closest(short, names)
+        hint = f"did you mean {other}? " if other else ""
+        raise UsageError(f"no part is named {short[:100]}\n{hint}rlkit list shows all that there are")
+    if len(kinds) > 1:
+        raise UsageError(
+            f"{short} is the name of several parts: {', '.join(kinds)}\nsay which is meant, such as --kind {kinds[0]}"
+        )
+    return registry.find(kinds[0], name)
+
+
+@_sub("new", "Write a package with a part of your own that works as written: code, tests and metadata.")
+@click.argument("name", metavar="NAME")
+@click.option(
+    "--kind",
+    metavar="KIND",
+    default="algorithm",
+    help=f"{' | '.join(SCAFFOLDS)} [default algorithm]",
+    show_default=False,
+)
+@click.option("--dir", "folder", metavar="DIR", default=".", help="where its folder is made [default: here]")
+def new_command(name: str, kind: str, folder: str) -> None:
+    """Write it, and say what to do next."""
+    from pathlib import Path
+
+    from rlkit_core.config import closest
+    from rlkit_core.errors import UsageError
+
+    if kind not in SCAFFOLDS:
+        other = closest(kind, list(SCAFFOLDS))
+        hint = f"did you mean {other}? " if other else ""
+        raise UsageError(f"--kind: there is nothing to write for {kind[:100]}\n{hint}kinds: {', '.join(SCAFFOLDS)}")
+    place = Path(folder)
+    write_package(name, kind, place, Registry())
+    where = shlex.quote(str(place / name) if place.is_absolute() else f"./{(place / name).as_posix()}")
+    click.echo(f"install  pip install -e {where}")
+    click.echo(f"check    pytest {where} && rlkit plugins check {name}")
+    click.echo(f"run      {run_command(name, kind)}")
+
+
+for _command in (list_command, show_command, doctor_command, check_command, new_command):
     _command.params.extend(common_options())

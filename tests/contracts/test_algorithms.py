@@ -230,7 +230,11 @@ def test_every_metric_is_on_its_page(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "name"),
-    [(k, n) for k in ("algorithm", "estimator", "collector", "network", "exploration") for n in registered(k)],
+    [
+        (k, n)
+        for k in ("algorithm", "estimator", "collector", "policy", "network", "exploration")
+        for n in registered(k)
+    ],
 )
 def test_config_modules_leave_torch_out(kind: str, name: str) -> None:
     script = (

@@ -14,12 +14,13 @@ from gymnasium import spaces
 from rlkit_core.builtin.collectors import EpisodesConfig, StepsConfig
 from rlkit_core.component import CollectorConfig, Component, EstimatorConfig, NetworkConfig, dump
 from rlkit_core.errors import UsageError
+from rlkit_core.network import RecurrentNetwork
 from rlkit_core.policy import Act, Policy
 from rlkit_core.registry import Registry
-from rlkit_core.rollout import Rollout
+from rlkit_core.rollout import Rollout, tree_map
 from rlkit_core.seeding import SeedStream, global_generators
 
-KINDS = ("algorithm", "estimator", "collector", "network", "exploration", "environment", "tracker")
+KINDS = ("algorithm", "estimator", "collector", "policy", "network", "exploration", "environment", "tracker")
 PARTS = pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS for name in registered(kind)])
 ESTIMATORS = pytest.mark.parametrize("name", registered("estimator"))
 NETWORKS = pytest.mark.parametrize("name", registered("network"))
@@ -116,11 +117,42 @@ def test_networks(name: str, obs: str) -> None:
     env = AnyConfig(observation_space=space, action_space=spaces.Discrete(2)).make(4, SeedStream(0))
     with env:
         batch = env.reset()
-    features = built[0](batch)
+    assert isinstance(built[0], RecurrentNetwork) == config.recurrent
+    features, others = (
+        network(batch, network.initial_state(2), torch.zeros(2, 2, dtype=torch.bool))[0]
+        if isinstance(network, RecurrentNetwork)
+        else network(batch)
+        for network in built
+    )
     assert features.shape == (4, built[0].num_features)
     assert features.dtype is torch.float32
-    assert torch.equal(features, built[1](batch))
+    assert torch.equal(features, others)
     assert features.requires_grad
+
+
+@pytest.mark.parametrize("name", [name for name in registered("network") if part(NetworkConfig, name).recurrent])
+def test_recurrent_networks(name: str) -> None:
+    """A sequence is its steps, to rounding; a start forgets; no environment sees another; states are kept whole."""
+    with global_generators(SeedStream(0)):
+        network: Any = part(NetworkConfig, name).build(OBS_SPACES["Box"])
+    generator = torch.Generator().manual_seed(0)
+    obs = torch.randn(6, 3, 3, generator=generator)
+    starts = torch.rand(6, 3, generator=generator) < 0.3
+    first = tree_map(lambda leaf: torch.randn(leaf.shape, generator=generator), network.initial_state(3))
+    before = tree_map(torch.clone, first)
+    features, last = network(obs.flatten(0, 1), first, starts)
+    state, rows = first, []
+    for t in range(6):
+        row, state = network(obs[t], state, starts[t : t + 1])
+        rows.append(row)
+    torch.testing.assert_close(features, torch.cat(rows), rtol=0, atol=1e-5)
+    torch.testing.assert_close(last, state, rtol=0, atol=1e-5)
+    torch.testing.assert_close(first, before, rtol=0, atol=0)
+    fresh, _ = network(obs[2], network.initial_state(3), torch.zeros(1, 3, dtype=torch.bool))
+    forgotten, _ = network(obs[2], state, torch.ones(1, 3, dtype=torch.bool))
+    torch.testing.assert_close(forgotten, fresh, rtol=0, atol=1e-6)
+    alone, _ = network(obs[:, 1], tree_map(lambda leaf: leaf[1:2], first), starts[:, 1:2])
+    torch.testing.assert_close(alone, features.view(6, 3, -1)[:, 1], rtol=0, atol=1e-5)
 
 
 class Uniform(Policy):
