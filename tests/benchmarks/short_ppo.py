@@ -67,7 +67,9 @@ class ShortPPOConfig(AlgorithmConfig):
                     ):
                         obs, taken, targets, advantages, old = tree_map(lambda leaf: leaf[part.to(leaf.device)], rows)  # noqa: B023
                         log_probs, entropies, values = self.policy.evaluate(obs, taken)
-                        advantages = ((advantages - advantages.mean()) / (advantages.std(correction=0) + 1e-8)).to(old.device)
+                        advantages = ((advantages - advantages.mean()) / (advantages.std(correction=0) + 1e-8)).to(
+                            old.device
+                        )
                         ratio = (log_probs - old).exp()
                         clipped = ratio.clamp(1 - config.clip_range, 1 + config.clip_range)
                         loss = -torch.min(ratio * advantages, clipped * advantages).mean()
