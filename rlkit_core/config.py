@@ -206,6 +206,9 @@ class Draft:
         if not isinstance(layer, Mapping):
             problems.append((path, f"should be a table of settings, not {_brief(layer)}"))
             return
+        if len(path) > 20:  # parts in slots of parts, such as a network below a network
+            problems.append((path, "is nested too deeply"))
+            return
         kinds = slots_of(self.cls)
         for key, value in layer.items():
             here = (*path, str(key)[:100])

@@ -25,6 +25,7 @@ from rlkit_core.builtin.recurrent import Recurrent
 from rlkit_core.builtin.sequences import Sequences
 from rlkit_core.builtin.steps_collector import StepsCollector
 from rlkit_core.component import NetworkConfig
+from rlkit_core.config import RunConfig
 from rlkit_core.errors import ConfigError, PluginError
 from rlkit_core.evaluation import evaluate_policy
 from rlkit_core.hookspecs import hookimpl
@@ -141,6 +142,14 @@ def test_it_stands_on_any_network_without_memory() -> None:
     assert features.shape == (6, network.num_features) == (6, 6)
     with pytest.raises(ValueError, match="does not remember, not gru"):
         LSTMConfig(below=GRUConfig())
+
+
+def test_networks_below_networks_end_somewhere() -> None:
+    nested: dict[str, Any] = {"name": "lstm"}
+    for _ in range(3000):
+        nested = {"name": "lstm", "below": nested}
+    with pytest.raises(ConfigError, match="is nested too deeply"):
+        RunConfig.parse({"env": "CartPole-v1", "algorithm": {"name": "ppo", "network": nested}}, registry=Registry())
 
 
 # ---- values of rollouts ----
