@@ -54,7 +54,10 @@ def page() -> str:
 def _description(cls: type[BaseModel]) -> str:
     text = inspect.cleandoc(cls.__doc__ or "") + "\n"
     action_spaces = getattr(cls, "action_spaces", ())
-    return f"{text}\nAction spaces: {', '.join(action_spaces)}.\n" if action_spaces else text
+    if not action_spaces:
+        return text
+    recurrent = "yes" if getattr(cls, "recurrent_networks", False) else "no"
+    return f"{text}\nAction spaces: {', '.join(action_spaces)}. Recurrent networks: {recurrent}.\n"
 
 
 def _table(cls: type[BaseModel]) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         EstimatorConfig,
         ExplorationConfig,
         NetworkConfig,
+        PolicyConfig,
         Setup,
         TrackerConfig,
     )
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from rlkit_core.exploration import Exploration
     from rlkit_core.hookspecs import hookimpl
     from rlkit_core.learner import Learner
-    from rlkit_core.network import Network
-    from rlkit_core.policy import Act, Policy, StatefulPolicy
+    from rlkit_core.network import Network, RecurrentNetwork
+    from rlkit_core.policy import Act, ActorCriticPolicy, Policy, StatefulPolicy
     from rlkit_core.registry import Registry
     from rlkit_core.returns import ReturnEstimator, Returns
     from rlkit_core.rollout import Episode, Rollout
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 _MODULE_OF = {
     "Act": "policy",
+    "ActorCriticPolicy": "policy",
     "AlgorithmConfig": "component",
     "Collector": "collector",
     "CollectorConfig": "component",
@@ -49,6 +51,8 @@ _MODULE_OF = {
     "Network": "network",
     "NetworkConfig": "component",
     "Policy": "policy",
+    "PolicyConfig": "component",
+    "RecurrentNetwork": "network",
     "Registry": "registry",
     "Result": "training",
     "ReturnEstimator": "returns",
@@ -68,6 +72,7 @@ _MODULE_OF = {
 
 __all__ = [
     "Act",
+    "ActorCriticPolicy",
     "AlgorithmConfig",
     "Collector",
     "CollectorConfig",
@@ -81,6 +86,8 @@ __all__ = [
     "Network",
     "NetworkConfig",
     "Policy",
+    "PolicyConfig",
+    "RecurrentNetwork",
     "Registry",
     "Result",
     "ReturnEstimator",

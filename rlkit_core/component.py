@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rlkit_core.exploration import Exploration
     from rlkit_core.learner import Learner
     from rlkit_core.network import Network, ParallelNetworks
+    from rlkit_core.policy import ActorCriticPolicy
     from rlkit_core.returns import ReturnEstimator
     from rlkit_core.seeding import SeedStream
     from rlkit_core.tracking import Tracker
@@ -97,6 +98,8 @@ class NetworkConfig(Component):
     """A network: from observations to features."""
 
     kind = "network"
+    recurrent: ClassVar[bool] = False
+    """Whether it builds a `RecurrentNetwork`, which learns from sequences."""
 
     @abstractmethod
     def build(self, observation_space: gymnasium.Space[Any]) -> Network:
@@ -134,6 +137,37 @@ class ExplorationConfig(Component):
             num_features: width of the features that the noise may depend on.
             num_actions: numbers in an action.
             deviation: whether the deviation stays as set, is learned, or is a learned function of the features.
+        """
+
+
+class PolicyConfig(Component):
+    """A policy with a value function: what algorithms by policy gradient act with and improve."""
+
+    kind = "policy"
+
+    @abstractmethod
+    def build(
+        self,
+        setup: Setup,
+        network: NetworkConfig,
+        *,
+        exploration: ExplorationConfig,
+        value_network: Literal["shared", "separate"] = "shared",
+        normalize_observations: bool = False,
+        orthogonal_init: bool = True,
+    ) -> ActorCriticPolicy:
+        """Build it; weights are drawn from torch's global generator, which the run has seeded.
+
+        Args:
+            setup: its spaces and its device.
+            network: builds what is below policy and value.
+            exploration: builds the noise of continuous actions, whose deviation is learned.
+            value_network: `shared`: policy and value are on one network; `separate`: each has one of its own.
+            normalize_observations: observations to running mean 0 and deviation 1.
+            orthogonal_init: last layers orthogonal, the policy's small; else torch's default.
+
+        Raises:
+            UsageError: it cannot handle these spaces.
         """
 
 
@@ -200,9 +234,22 @@ class AlgorithmConfig(Component):
     kind = "algorithm"
     action_spaces: ClassVar[tuple[str, ...]] = ()
     """Names of Gymnasium's classes of action spaces that it handles; of others, `build` refuses each by name."""
+    recurrent_networks: ClassVar[bool] = False
+    """Whether it learns from sequences, as recurrent networks have to be."""
     metrics: ClassVar[Mapping[str, str]] = {}
     """What each number that `Learner.update` returns says, by its name."""
     collector: CollectorConfig
+
+    @model_validator(mode="after")
+    def _check_networks(self) -> Self:
+        for slot, kind in slots_of(type(self)).items():
+            if kind is NetworkConfig and getattr(self, slot).recurrent and not self.recurrent_networks:
+                raise ValueError(
+                    f"{slot} {getattr(self, slot).name} is recurrent, and {self.name} learns from single steps\n"
+                    "take a network that does not remember, or an algorithm that learns from sequences: "
+                    "rlkit show NAME says whether one does"
+                )
+        return self
 
     @model_validator(mode="after")
     def _check_estimators(self) -> Self:
@@ -241,6 +288,7 @@ KINDS: dict[str, type[Component]] = {
     for kind in (
         AlgorithmConfig,
         EstimatorConfig,
+        PolicyConfig,
         NetworkConfig,
         ExplorationConfig,
         CollectorConfig,

@@ -239,7 +239,7 @@ def _read_presets(entry: Entry, registry: Registry) -> None:
     from rlkit_core.presets import offered_presets
 
     algorithm: Any = registry.get("algorithm", entry.name)
-    offered_presets(algorithm, registry)
+    offered_presets(algorithm, registry, leave_out_broken=False)
 
 
 def _world() -> dict[str, dict[str, int]]:

@@ -274,6 +274,12 @@ class Environments:
         step = int(self.step_in_episode[lane]) if step is None else step
         return EnvironmentFault(f"environment {self.first_index + lane}, episode {episode}, step {step}: {what}")
 
+    def refuse(self, rows: Array, what: str) -> None:
+        """Raise the fault of the first lane among these, `[N]` bool, whose next step is one and not only a reset."""
+        lanes = np.setdiff1d(rows.nonzero()[0], self._resets_next)
+        if len(lanes):
+            raise self.fault(int(lanes[0]), what)
+
     def close(self) -> None:
         """Close the environments; what goes wrong in it harms nobody any more."""
         with contextlib.suppress(Exception):

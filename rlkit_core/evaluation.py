@@ -115,6 +115,8 @@ def play_episodes(policy: Policy, environments: Environments, num_episodes: int,
                 state = act.state
             else:
                 act = policy.act(seen)
+            if act.refused is not None:
+                environments.refuse(*act.refused)
             step = environments.step(tree_map(lambda leaf: leaf.cpu().numpy(), act.action))
             obs, starts = step.obs, step.starts
             _refuse_non_finite(environments, step.rewards, np.arange(N), "reward")

@@ -35,6 +35,31 @@ class Network(nn.Module):
         return features
 
 
+class RecurrentNetwork(Network):
+    """A network that remembers: its features depend on the observations before, by way of a state.
+
+    The config that builds it says so with `recurrent = True`. The state belongs to the policy, which hands it to the
+    collector: one per environment, each row of it on its own.
+    """
+
+    @abstractmethod
+    def initial_state(self, num_envs: int) -> Tree:
+        """State before the first observation of an episode, a tree of tensors `[num_envs, ...]`."""
+
+    @abstractmethod
+    def forward(self, obs: Tree, state: Tree, starts: Tensor) -> tuple[Tensor, Tree]:  # type: ignore[override]
+        """Features of T observations in a row in each of N environments, differentiable in the weights.
+
+        Args:
+            obs: `[T * N, ...]`, one row of N after the other.
+            state: before the first row; not to be changed.
+            starts: `[T, N]` bool, True where an episode starts: there the state is the initial one again.
+
+        Returns:
+            features `[T * N, num_features]`, and the state after the last row.
+        """
+
+
 class ParallelNetworks(nn.Module):
     """Several networks of one kind that see the same observations and share nothing.
 

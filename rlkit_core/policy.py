@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rlkit_core.rollout import Tree
+from rlkit_core.rollout import Rollout, Tree
 
 
 class Act(NamedTuple):
@@ -19,11 +21,14 @@ class Act(NamedTuple):
         action: `[N, ...]`, a tensor (or tree of tensors) in the action space's own type and bounds.
         extras: `[N, ...]` each; they come back in `Rollout.extras`. The core reads none of it.
         state: only from a `StatefulPolicy`: what it wants back at the next step, a tree of `[N, ...]`.
+        refused: where the policy has no answer to some observations, which rows those are, `[N]` bool, and what is
+            wrong with them. The collector blames the environment, unless the action there is to be ignored.
     """
 
     action: Tree
     extras: Mapping[str, Tree] = {}
     state: Tree = None
+    refused: tuple[NDArray[np.bool_], str] | None = None
 
 
 class Policy(nn.Module):
@@ -66,3 +71,36 @@ class StatefulPolicy(Policy):
         self, obs: Tree, state: Tree, starts: Tensor, *, generator: torch.Generator | None = None
     ) -> Act:
         """Choose actions; as `Policy.act`, with the state per lane and `starts` `[N]`, True where an episode starts."""
+
+
+class ActorCriticPolicy(Policy):
+    """A policy with a value function: what a learner by policy gradient improves, whatever is inside.
+
+    In an update it asks for the values of a rollout, picks what it learns from by `columns`, and evaluates that, or
+    parts of it, as often as it likes.
+    """
+
+    @abstractmethod
+    def values(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
+        """Values of all observations and of all true successors, `[T, N]` each; see `Rollout.values`."""
+
+    @abstractmethod
+    def columns(self, rollout: Rollout, *rows: Tensor) -> tuple[Any, ...]:
+        """Valid rows of a rollout: the observations, the actions as `evaluate` takes them, and rows `[T, N]` of more.
+
+        Returns:
+            Observations `[B, ...]`, or whatever else `evaluate` takes for them; then `[B, ...]` each.
+        """
+
+    @abstractmethod
+    def evaluate(self, obs: Any, taken: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities, entropies and values, `[B]` each, differentiable.
+
+        Args:
+            obs: observations as `columns` gave them, or a part of them.
+            taken: `[B, ...]`, the actions that belong to them.
+        """
+
+    @abstractmethod
+    def update_normalization(self, obs: Any) -> None:
+        """Take newly collected observations, as `columns` gave them, into statistics: at the end of an update."""

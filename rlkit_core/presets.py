@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from rlkit_core.component import AlgorithmConfig, full_name
 from rlkit_core.config import Data, Draft, RunConfig, did_you_mean
 from rlkit_core.errors import ConfigError, PluginError, UsageError
-from rlkit_core.registry import Registry
+from rlkit_core.registry import Entry, Registry
 
 
 class Preset(BaseModel):
@@ -59,30 +59,51 @@ def _read(path: Path) -> dict[str, Preset]:
         raise PluginError(f"{path} is wrong: {' '.join(str(error).split())[:500]}") from error
 
 
-def offered_presets(algorithm: type[AlgorithmConfig], registry: Registry) -> dict[str, Preset]:
+def offered_presets(
+    algorithm: type[AlgorithmConfig], registry: Registry, *, leave_out_broken: bool = True
+) -> dict[str, Preset]:
     """Presets that others than its own package offer for an algorithm, by `distribution:name`.
 
     They are announced in the group `rlkit.presets`, by the algorithm's name and a module, in whose folder there is a
     `presets.toml`. The module is not imported. None of them is chosen unless it is named.
 
+    Args:
+        algorithm: for which.
+        registry: where they are announced.
+        leave_out_broken: a file that is wrong must harm nobody who does not ask for what is in it.
+
     Raises:
-        PluginError: a file is wrong.
+        PluginError: a file is wrong, and not left out.
     """
-    found = {}
+    found: dict[str, Preset] = {}
     for entry in registry.entries("presets"):
-        if entry.name not in (algorithm.name, full_name(algorithm)):
-            continue
-        top, *rest = entry.module.split(".")
-        spec = importlib.util.find_spec(top)  # of a module within a package it would import the package
-        if spec is None or spec.origin is None:
-            raise PluginError(
-                f"plugin {entry.distribution} {entry.version} announces presets in {entry.module}, which is not there"
-            )
-        folder = Path(spec.origin).parent.joinpath(*rest)
-        path = (folder if folder.is_dir() else folder.parent) / "presets.toml"
-        for name, preset in _read(path).items():
-            found[f"{entry.distribution}:{name}"] = preset
+        if entry.name in (algorithm.name, full_name(algorithm)):
+            try:
+                offered = _offered_by(entry)
+            except PluginError:
+                if not leave_out_broken:
+                    raise
+                continue
+            found |= {f"{entry.distribution}:{name}": preset for name, preset in offered.items()}
     return found
+
+
+def _offered_by(entry: Entry) -> dict[str, Preset]:
+    whose = f"plugin {entry.distribution} {entry.version}"
+    top, *rest = entry.module.split(".")
+    try:
+        spec = importlib.util.find_spec(top)  # of a module within a package it would import the package
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or spec.origin is None:
+        raise PluginError(
+            f"{whose} announces presets in {entry.module}, which is not there\nupdate or reinstall it", "import"
+        )
+    folder = Path(spec.origin).parent.joinpath(*rest)
+    try:
+        return _read((folder if folder.is_dir() else folder.parent) / "presets.toml")
+    except PluginError as error:
+        raise PluginError(f"{whose}: {error}") from error
 
 
 def choose_preset(
@@ -115,6 +136,7 @@ def choose_preset(
                 )
             if fitting:
                 return fitting[0], others[fitting[0]].layer()
+            offered_presets(algorithm, registry, leave_out_broken=False)  # it may be in one of these
             available = {**available, **others}
             has = f"it has: {', '.join(available)}" if available else "it has no presets at all"
             raise UsageError(f"{algorithm.name} has no preset {named}{did_you_mean(named, list(available))}\n{has}")

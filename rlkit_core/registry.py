@@ -189,7 +189,8 @@ class Registry:
         if name in self._modules:
             return None
         short = name.rpartition(":")[2]
-        if any(entry.name == short for entry in self.entries("hooks")):
+        # Those that are not allowed too: their module must not come in by its name.
+        if any((entry.kind, entry.name) == ("hooks", short) for entry in _installed(all_of_them=True)):
             return self.find("hooks", name)
         return None
 
@@ -402,7 +403,16 @@ def _register(manager: pluggy.PluginManager, module: ModuleType, whose: str) -> 
         manager.register(module)
         manager.check_pending()
     except pluggy.PluginValidationError as error:
-        raise PluginError(f"plugin {whose} has a hook that rlkit does not know so: {_reason(error)}", "hook") from error
+        known = ", ".join(f"{name}{inspect.signature(hook)}" for name, hook in _hooks().items())
+        raise PluginError(
+            f"plugin {whose} has a hook that rlkit does not know so: {_reason(error)}\nthe hooks: {known}", "hook"
+        ) from error
+
+
+def _hooks() -> dict[str, Any]:
+    from rlkit_core import hookspecs
+
+    return {name: hook for name, hook in vars(hookspecs).items() if name.startswith("rlkit_")}
 
 
 def _reason(error: BaseException) -> str:

@@ -87,6 +87,7 @@ class Rollout:
         valid: `[T, N]` bool: False only on the dummy rows that NEXT_STEP autoreset inserts. Such rows are not steps.
         extras: whatever `Policy.act` added, `[T, N, ...]` each.
         episodes: the episodes that finished meanwhile.
+        state: what a stateful policy carried when it saw the first row, a tree of `[N, ...]` on its own device.
     """
 
     all_obs: Tree
@@ -98,6 +99,7 @@ class Rollout:
     finals: FinalObservations | None = None
     extras: Mapping[str, Tree] = field(default_factory=dict)
     episodes: tuple[Episode, ...] = ()
+    state: Tree = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -112,6 +114,14 @@ class Rollout:
     @cached_property
     def _all_valid(self) -> bool:
         return bool(self.valid.all())
+
+    @cached_property
+    def starts(self) -> Tensor:
+        """`[T, N]` bool: an episode starts within the rollout. The first row never counts: `state` belongs to it."""
+        starts = torch.zeros_like(self.valid)
+        ended = self.terminated | self.truncated | ~self.valid
+        torch.logical_and(ended[:-1], self.valid[1:], out=starts[1:])
+        return starts
 
     @property
     def obs(self) -> Tree:

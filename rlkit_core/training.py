@@ -29,6 +29,7 @@ from rlkit_core.provenance import provenance, stored_config
 from rlkit_core.registry import Registry, import_modules
 from rlkit_core.run_folder import Journal, RunFolder, read_json, set_tail_aside, write_json
 from rlkit_core.seeding import SeedStream, generator_states, global_generators, set_generator_states
+from rlkit_core.signals import received
 from rlkit_core.tracking import TrackingProcess
 
 # torch is imported where training begins, not here: until then the tracking process already starts beside us.
@@ -881,6 +882,7 @@ class _Signals:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> _Signals:
+        self.received = received()  # one that came before, and was lost
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._receive)

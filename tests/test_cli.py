@@ -524,7 +524,10 @@ def test_a_strangers_parts_get_their_options(rlkit, printed, refused, tmp_path, 
     [
         (
             ["rnu"],
-            ["there is no command rnu", "did you mean run? commands: run, resume, eval, watch, runs, list, show, plugins, sync"],
+            [
+                "there is no command rnu",
+                "did you mean run? commands: run, resume, eval, watch, runs, list, show, plugins, sync",
+            ],
         ),
         (["run"], [f"which algorithm? registered: {ALGORITHMS}", "for example: rlkit run a2c --env CartPole-v1"]),
         (["run", "a3c"], ["there is no algorithm named a3c", f"did you mean a2c? registered: {ALGORITHMS}"]),

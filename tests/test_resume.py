@@ -19,6 +19,7 @@ from rlkit_core.checkpoint import Checkpoints
 from rlkit_core.errors import ResumeRefused, RunInUse, StorageError, UsageError
 from rlkit_core.hookspecs import hookimpl
 from rlkit_core.run_folder import RunFolder, read_json, write_json
+from rlkit_core.testing import probes
 from rlkit_core.training import Result, resume, train
 
 
@@ -126,6 +127,21 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     "ppo state of the policy": ({**PPO, "exploration": {"name": "gsde"}}, gym("Pendulum-v1"), 2000),
     "ppo MuJoCo": (PPO, gym("Hopper-v5"), 1500),
     "ppo Atari": ({**PPO, "collector": {"num_envs": 1, "num_steps": 32}}, gym("ALE/Breakout-v5", **SYNC), 400),
+    "ppo memory and mask": (
+        {**PPO, "network": {"name": "lstm", "hidden_size": 8}, "policy": "masked"},
+        gym(probes.MaskedRecall.id, kwargs={"delay": 6}),
+        1500,
+    ),
+    "a2c memory and mask next_step": (
+        {**A2C, "network": {"name": "gru", "hidden_size": 8}, "policy": "masked"},
+        gym(probes.MaskedRecall.id, kwargs={"delay": 6}, autoreset="next_step"),
+        1500,
+    ),
+    "ppo memory and state of the exploration": (
+        {**PPO, "network": {"name": "lstm", "hidden_size": 8}, "exploration": "gsde", "normalize_observations": True},
+        gym("Pendulum-v1"),
+        1500,
+    ),
     "dqn": (DQN, gym("CartPole-v1"), 800),
     "dqn prioritized": (
         {**DQN, "prioritized": True, "n_step": 3, "learning_rate_schedule": "linear", "collector": {"num_envs": 2}},
@@ -136,6 +152,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     "sac native": (SAC, gym("resume/Walk-v0", kwargs={"continuous": True}), 400),
     "td3 noise with memory": ({**TD3, "exploration": "ou"}, gym("Pendulum-v1"), 400),
     "reinforce": ({"name": "reinforce", **SMALL}, gym("CartPole-v1"), 1500),
+    "reinforce memory": ({"name": "reinforce", "network": "lstm"}, gym("CartPole-v1"), 1000),
     "reinforce sync": ({"name": "reinforce", **SMALL}, gym("CartPole-v1", **SYNC, autoreset="same_step"), 1500),
 }
 

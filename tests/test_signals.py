@@ -234,3 +234,35 @@ def test_a_signal_at_any_moment(tmp_path: Path, seed: int) -> None:
     time.sleep(moment)
     started.send_signal(number)
     print(algorithm, signal.Signals(number).name, moment, check_end(started, number, tmp_path, algorithm))
+
+
+def test_a_signal_that_nobody_can_catch_is_not_lost(tmp_path: Path) -> None:
+    """What a handler raises while Python forks, or in a finaliser, is only printed; the run ends all the same."""
+    (tmp_path / "sends.py").write_text(
+        "import os, signal\nos.register_at_fork(after_in_parent=lambda: os.kill(os.getpid(), signal.SIGTERM))\n"
+    )
+    command = [
+        RLKIT,
+        "run",
+        "a2c",
+        *SETTINGS[:-2],
+        "--total-steps",
+        "100000000",
+        "--run-dir",
+        "run",
+        "--import",
+        "sends",
+    ]
+    command += ["--env.vectorization", "async", "--collector.num-envs", "1"]
+    ended = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Exception ignored in" in ended.stderr
+    assert ended.returncode == 143, ended.stderr
+    assert read_json(tmp_path / "run" / "status.json")["state"] == "interrupted"

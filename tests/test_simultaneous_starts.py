@@ -28,7 +28,7 @@ RUN = ("run", "a2c", "--env", "CartPole-v1", *FOR_EVER, "--env.vectorization", "
 # A parent that has imported everything, and forks it: a JSON line of `[arguments, how many, signal that ends the one
 # that got the folder, folder for what they print]` is answered by one of `[pid of that one, {pid: exit code}]`.
 WARM = """
-import json, os, sys, time
+import ctypes, json, os, sys, time
 from pathlib import Path
 import torch, rlkit_core.cli.run, rlkit_core.cli.resume, rlkit_core.training, rlkit_core.evaluation
 import rlkit_core.checkpoint, rlkit_core.stored_policy, rlkit_a2c.a2c
@@ -45,6 +45,8 @@ for line in sys.stdin:
         pid = os.fork()
         if pid == 0:
             code = 70
+            if sys.platform == "linux":
+                ctypes.CDLL(None).prctl(1, 9)  # none is left behind if this parent dies of a fault
             try:
                 os.close(gun)
                 file = os.open(Path(out) / str(os.getpid()), os.O_WRONLY | os.O_CREAT)

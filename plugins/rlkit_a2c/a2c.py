@@ -7,21 +7,21 @@ Synchronous A3C (Mnih et al. 2016, arXiv:1602.01783, section 4 and algorithm S3)
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss, smooth_l1_loss
 
-from rlkit_core.builtin.actor_critic import ActorCritic, actor_critic
 from rlkit_core.builtin.adam import Adam
 from rlkit_core.builtin.chunks import in_chunks
 from rlkit_core.builtin.metrics import explained_variance
 from rlkit_core.builtin.schedules import Clock, Schedule
 from rlkit_core.component import Setup
 from rlkit_core.learner import Learner, Part
+from rlkit_core.policy import ActorCriticPolicy
 from rlkit_core.returns import normalize
-from rlkit_core.rollout import Rollout, Tree
+from rlkit_core.rollout import Rollout
 
 if TYPE_CHECKING:
     from rlkit_a2c.config import A2CConfig
@@ -30,19 +30,17 @@ if TYPE_CHECKING:
 class A2C(Learner):
     """Learns from one rollout at a time, with a single gradient step, and forgets it."""
 
-    policy: ActorCritic
+    policy: ActorCriticPolicy
 
     def __init__(self, config: A2CConfig, setup: Setup) -> None:
         self.config = config
-        self.policy = actor_critic(
-            setup.observation_space,
-            setup.action_space,
+        self.policy = config.policy.build(
+            setup,
             config.network,
             exploration=config.exploration,
             value_network=config.value_network,
             normalize_observations=config.normalize_observations,
             orthogonal_init=config.head_init == "orthogonal",
-            device=setup.device,
         )
         self.estimator = config.estimator.build()
         self.optimizer = Adam(
@@ -59,11 +57,9 @@ class A2C(Learner):
 
     def update(self, rollout: Rollout) -> Mapping[str, float | Tensor]:
         """One gradient step on the rollout."""
-        values, next_values = rollout.values(self.policy.value)  # [T, N]
+        values, next_values = self.policy.values(rollout)  # [T, N]
         returns = self.estimator.estimate(rollout, next_values, values=values)
-        obs, taken, targets, advantages = rollout.columns(
-            rollout.obs, self.policy.taken_actions(rollout), returns.targets, returns.advantages
-        )  # [B]
+        obs, taken, targets, advantages = self.policy.columns(rollout, returns.targets, returns.advantages)  # [B]
         explained = explained_variance(targets, advantages)
         if self.config.normalize_advantages:
             advantages = torch.from_numpy(normalize(advantages.numpy()))
@@ -80,7 +76,7 @@ class A2C(Learner):
         self.optimizer.learning_rate = self.learning_rate.value
         gradient_norm = self.optimizer.step()
         self.clock.advance(rollout.num_steps)
-        self.policy.preprocessor.update(obs)
+        self.policy.update_normalization(obs)
         return {
             **numbers,
             "gradient_norm": gradient_norm,
@@ -88,7 +84,7 @@ class A2C(Learner):
             "explained_variance": explained,
         }
 
-    def losses(self, obs: Tree, taken: Tensor, targets: Tensor, advantages: Tensor) -> dict[str, Tensor]:
+    def losses(self, obs: Any, taken: Tensor, targets: Tensor, advantages: Tensor) -> dict[str, Tensor]:
         """The loss and its parts, 0-d, of B steps; `advantages` carry no gradient, so the heads do not meet in them."""
         config = self.config
         log_probs, entropies, values = self.policy.evaluate(obs, taken)  # [B]

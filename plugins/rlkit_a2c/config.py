@@ -11,12 +11,14 @@ from rlkit_core.builtin.collectors import StepsConfig
 from rlkit_core.builtin.estimators import DiscountedConfig
 from rlkit_core.builtin.explorations import GaussianConfig
 from rlkit_core.builtin.networks import MLPConfig
+from rlkit_core.builtin.policies import ActorCriticConfig
 from rlkit_core.component import (
     AlgorithmConfig,
     CollectorConfig,
     EstimatorConfig,
     ExplorationConfig,
     NetworkConfig,
+    PolicyConfig,
     Setup,
 )
 
@@ -29,6 +31,7 @@ class A2CConfig(AlgorithmConfig):
 
     name: ClassVar[str] = "a2c"
     action_spaces: ClassVar[tuple[str, ...]] = ("Discrete", "MultiDiscrete", "MultiBinary", "Box")
+    recurrent_networks: ClassVar[bool] = True
     metrics: ClassVar[Mapping[str, str]] = {
         "loss": "what is minimised: policy_loss + value_coef value_loss - entropy_coef entropy",
         "policy_loss": "minus log-probability times advantage: no measure of progress",
@@ -41,6 +44,7 @@ class A2CConfig(AlgorithmConfig):
 
     collector: CollectorConfig = Field(StepsConfig(), description="how experience is gathered for each update")
     estimator: EstimatorConfig = Field(DiscountedConfig(), description="what the values are trained towards")
+    policy: PolicyConfig = Field(ActorCriticConfig(), description="what acts, and values what it sees")
     network: NetworkConfig = Field(MLPConfig(), description="the network below the policy's and the value's heads")
     value_network: Literal["shared", "separate"] = Field(
         "shared", description="policy and value are heads on one network, or each has one of its own"

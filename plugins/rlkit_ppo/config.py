@@ -11,12 +11,14 @@ from rlkit_core.builtin.collectors import StepsConfig
 from rlkit_core.builtin.estimators import LambdaConfig
 from rlkit_core.builtin.explorations import GaussianConfig
 from rlkit_core.builtin.networks import MLPConfig
+from rlkit_core.builtin.policies import ActorCriticConfig
 from rlkit_core.component import (
     AlgorithmConfig,
     CollectorConfig,
     EstimatorConfig,
     ExplorationConfig,
     NetworkConfig,
+    PolicyConfig,
     Setup,
 )
 
@@ -29,6 +31,7 @@ class PPOConfig(AlgorithmConfig):
 
     name: ClassVar[str] = "ppo"
     action_spaces: ClassVar[tuple[str, ...]] = ("Discrete", "MultiDiscrete", "MultiBinary", "Box")
+    recurrent_networks: ClassVar[bool] = True
     metrics: ClassVar[Mapping[str, str]] = {
         "policy_loss": "minus the clipped objective: no measure of progress",
         "value_loss": "squared distance of values from targets, in the targets' units",
@@ -46,6 +49,7 @@ class PPOConfig(AlgorithmConfig):
         StepsConfig(num_envs=8, num_steps=128), description="how experience is gathered for each update"
     )
     estimator: EstimatorConfig = Field(LambdaConfig(normalize="off"), description="what the values are trained towards")
+    policy: PolicyConfig = Field(ActorCriticConfig(), description="what acts, and values what it sees")
     network: NetworkConfig = Field(
         MLPConfig(hidden=(64, 64), activation="tanh"),
         description="the network below the policy's and the value's heads",

@@ -15,15 +15,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from rlkit_core.builtin.actor_critic import ActorCritic, actor_critic
 from rlkit_core.builtin.adam import Adam
+from rlkit_core.builtin.chunks import minibatches
 from rlkit_core.builtin.generator import SeededGenerator
 from rlkit_core.builtin.metrics import explained_variance, mean_metrics
 from rlkit_core.builtin.schedules import Clock, Schedule
 from rlkit_core.component import Setup
 from rlkit_core.learner import Learner, Part
+from rlkit_core.policy import ActorCriticPolicy
 from rlkit_core.returns import normalize
-from rlkit_core.rollout import Rollout, Tree, tree_map
+from rlkit_core.rollout import Rollout
 
 if TYPE_CHECKING:
     from rlkit_ppo.config import PPOConfig
@@ -32,19 +33,17 @@ if TYPE_CHECKING:
 class PPO(Learner):
     """Learns from one rollout in several epochs of minibatches, and forgets it."""
 
-    policy: ActorCritic
+    policy: ActorCriticPolicy
 
     def __init__(self, config: PPOConfig, setup: Setup) -> None:
         self.config = config
-        self.policy = actor_critic(
-            setup.observation_space,
-            setup.action_space,
+        self.policy = config.policy.build(
+            setup,
             config.network,
             exploration=config.exploration,
             value_network=config.value_network,
             normalize_observations=config.normalize_observations,
             orthogonal_init=config.head_init == "orthogonal",
-            device=setup.device,
         )
         self.estimator = config.estimator.build()
         self.optimizer = Adam(
@@ -64,11 +63,9 @@ class PPO(Learner):
     def update(self, rollout: Rollout) -> Mapping[str, float | Tensor]:
         """Epochs of minibatches on the rollout."""
         config, policy = self.config, self.policy
-        values, next_values = rollout.values(policy.value)  # [T, N]
+        values, next_values = policy.values(rollout)  # [T, N]
         returns = self.estimator.estimate(rollout, next_values, values=values)
-        obs, taken, targets, advantages = rollout.columns(
-            rollout.obs, policy.taken_actions(rollout), returns.targets, returns.advantages
-        )  # [B]
+        obs, taken, targets, advantages = policy.columns(rollout, returns.targets, returns.advantages)  # [B]
         explained = explained_variance(targets, advantages)
         old_values = targets - advantages  # as they were, in the units that targets have now
         with torch.no_grad():
@@ -87,7 +84,7 @@ class PPO(Learner):
             objective.backward()  # type: ignore[no-untyped-call]
             metrics.append({**numbers, "gradient_norm": self.optimizer.step()})
         self.clock.advance(rollout.num_steps)
-        policy.preprocessor.update(obs)
+        policy.update_normalization(obs)
         return {
             **mean_metrics(metrics),
             "gradient_steps": float(len(metrics)),
@@ -97,15 +94,15 @@ class PPO(Learner):
         }
 
     def _minibatches(self, rows: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
-        """All epochs' minibatches: rows `[B, ...]` in random order, in parts that differ in size by one at most."""
+        """All epochs' minibatches: rows `[B, ...]` in random order, or sequences, in parts of about equal size."""
         B = rows[-1].shape[0]
         number = max(1, round(B / self.config.minibatch_size))
         if number == 1:  # in one part, their order does not matter
             yield from itertools.repeat(self._with_advantages(rows), self.config.epochs)
             return
         for _ in range(self.config.epochs):
-            for part in torch.randperm(B, generator=self.generator).tensor_split(number):
-                yield self._with_advantages(tree_map(lambda leaf: leaf[part.to(leaf.device)], rows))  # noqa: B023
+            for part in minibatches(number, *rows, generator=self.generator):
+                yield self._with_advantages(part)
 
     def _with_advantages(self, rows: tuple[Any, ...]) -> tuple[Any, ...]:
         """A minibatch on the policy's device, its advantages normalised where that is wanted."""
@@ -117,7 +114,7 @@ class PPO(Learner):
 
     def losses(
         self,
-        obs: Tree,
+        obs: Any,
         taken: Tensor,
         targets: Tensor,
         advantages: Tensor,

@@ -5,10 +5,11 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from rlkit_core import AlgorithmConfig, CollectorConfig, EstimatorConfig, NetworkConfig, Setup
+from rlkit_core import AlgorithmConfig, CollectorConfig, EstimatorConfig, NetworkConfig, PolicyConfig, Setup
 from rlkit_core.builtin.collectors import EpisodesConfig
 from rlkit_core.builtin.estimators import DiscountedConfig
 from rlkit_core.builtin.networks import MLPConfig
+from rlkit_core.builtin.policies import ActorCriticConfig
 
 
 class ReinforceConfig(AlgorithmConfig):
@@ -16,6 +17,7 @@ class ReinforceConfig(AlgorithmConfig):
 
     name: ClassVar[str] = "reinforce"
     action_spaces: ClassVar[tuple[str, ...]] = ("Discrete", "MultiDiscrete", "MultiBinary", "Box")
+    recurrent_networks: ClassVar[bool] = True
     metrics: ClassVar[Mapping[str, str]] = {
         "loss": "what is minimised: no measure of progress",
         "entropy": "mean entropy of the policy in nats",
@@ -23,6 +25,7 @@ class ReinforceConfig(AlgorithmConfig):
     }
     collector: CollectorConfig = Field(EpisodesConfig(num_envs=8), description="how experience is gathered")
     estimator: EstimatorConfig = Field(DiscountedConfig(bootstrap=False, normalize="per_batch"), description="returns")
+    policy: PolicyConfig = Field(ActorCriticConfig(), description="what acts, and values what it sees")
     network: NetworkConfig = Field(MLPConfig(), description="the policy's network")
     learning_rate: float = Field(3e-3, gt=0, description="step size of Adam")
     baseline: bool = Field(True, description="subtract a learned value of the observation from the return")

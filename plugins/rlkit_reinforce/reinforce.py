@@ -3,8 +3,7 @@
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from rlkit_core import Learner, Rollout, Setup
-from rlkit_core.builtin.actor_critic import ActorCritic, actor_critic
+from rlkit_core import ActorCriticPolicy, Learner, Rollout, Setup
 from rlkit_core.builtin.adam import Adam
 from rlkit_core.builtin.explorations import GaussianConfig
 from rlkit_core.learner import Part
@@ -16,18 +15,15 @@ class Reinforce(Learner):
 
     def __init__(self, config: ReinforceConfig, setup: Setup) -> None:
         self.config = config
-        spaces = setup.observation_space, setup.action_space
-        self.policy: ActorCritic = actor_critic(
-            *spaces, config.network, exploration=GaussianConfig(), device=setup.device
-        )
+        self.policy: ActorCriticPolicy = config.policy.build(setup, config.network, exploration=GaussianConfig())
         self.estimator = config.estimator.build()
         self.optimizer = Adam(self.policy.parameters(), config.learning_rate, max_grad_norm=0.5)
 
     def update(self, rollout: Rollout) -> dict[str, float | Tensor]:
         """One gradient step on whole episodes."""
-        values, next_values = rollout.values(self.policy.value)  # [T, N]
+        values, next_values = self.policy.values(rollout)  # [T, N]
         returns = self.estimator.estimate(rollout, next_values, values=values if self.config.baseline else None)
-        obs, taken, targets, advantages = rollout.columns(rollout.obs, self.policy.taken_actions(rollout), *returns)
+        obs, taken, targets, advantages = self.policy.columns(rollout, *returns)
         log_probs, entropies, values = self.policy.evaluate(obs, taken)
         loss = -(log_probs * advantages.to(log_probs.device)).mean()
         loss = loss + 0.5 * self.config.baseline * mse_loss(values, targets.to(values.device))

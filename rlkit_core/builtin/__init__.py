@@ -13,7 +13,8 @@ def rlkit_register() -> list[type[Component]]:
     from rlkit_core.builtin.environments import GymnasiumConfig
     from rlkit_core.builtin.estimators import DiscountedConfig, LambdaConfig
     from rlkit_core.builtin.explorations import GaussianConfig, OrnsteinUhlenbeckConfig, StateDependentConfig
-    from rlkit_core.builtin.networks import CNNConfig, MLPConfig
+    from rlkit_core.builtin.networks import CNNConfig, GRUConfig, LSTMConfig, MLPConfig
+    from rlkit_core.builtin.policies import ActorCriticConfig, MaskedConfig
     from rlkit_core.builtin.trackers import MlflowConfig, NoTrackerConfig, TensorboardConfig
 
     return [
@@ -23,6 +24,10 @@ def rlkit_register() -> list[type[Component]]:
         EpisodesConfig,
         MLPConfig,
         CNNConfig,
+        LSTMConfig,
+        GRUConfig,
+        ActorCriticConfig,
+        MaskedConfig,
         GaussianConfig,
         OrnsteinUhlenbeckConfig,
         StateDependentConfig,

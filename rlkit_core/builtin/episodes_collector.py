@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,8 @@ class EpisodesCollector(Collector):
             raise
         for track in tracks:
             track.refuse_non_finite()
-        return _join(tracks)
+        rollout = _join(tracks)
+        return replace(rollout, state=policy.initial_state(1)) if isinstance(policy, StatefulPolicy) else rollout
 
     def state_dict(self) -> dict[str, Any]:
         """Environments, and the generator of actions."""
@@ -96,6 +98,10 @@ class EpisodesCollector(Collector):
                 act = policy.act(obs, state, starts, generator=self._generator)
             else:
                 act = policy.act(obs, generator=self._generator)
+            if act.refused is not None:
+                rows, what = act.refused
+                for row in rows.nonzero()[0]:
+                    self.lanes[active[row]].refuse(np.ones(1, np.bool_), what)
             running = [row for row, lane in enumerate(active) if self._step(lane, tracks[lane], act, row)]
             if isinstance(policy, StatefulPolicy):
                 state = tree_map(lambda leaf: leaf[running], act.state)  # noqa: B023 (used at once)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from rlkit_core.component import NetworkConfig
 
@@ -68,3 +68,53 @@ class CNNConfig(NetworkConfig):
         from rlkit_core.builtin.cnn import CNN
 
         return CNN(observation_space, self.filters, self.kernels, self.strides, self.hidden, self.init)
+
+
+class _RecurrentConfig(NetworkConfig):
+    recurrent: ClassVar[bool] = True
+
+    hidden_size: int = Field(64, ge=1, description="numbers that it remembers with, in units")
+    below: NetworkConfig = Field(
+        MLPConfig(hidden=(64,), activation="tanh"),
+        description="the network between the observation and it, which does not remember",
+    )
+    init: Literal["orthogonal", "default"] = Field(
+        "orthogonal", description="initial weights: orthogonal for each gate and zero biases, or torch's default"
+    )
+
+    @field_validator("below")
+    @classmethod
+    def _check_below(cls, below: NetworkConfig) -> NetworkConfig:
+        if below.recurrent:
+            raise ValueError(f"should be a network that does not remember, not {below.name}")
+        return below
+
+
+class LSTMConfig(_RecurrentConfig):
+    """Long short-term memory above another network: remembers what was seen in the episode."""
+
+    name: ClassVar[str] = "lstm"
+
+    def build(self, observation_space: gymnasium.Space[Any]) -> Network:
+        """Build it."""
+        from torch import nn
+
+        from rlkit_core.builtin.recurrent import Recurrent
+
+        below = self.below.build(observation_space)
+        return Recurrent(below, nn.LSTM(below.num_features, self.hidden_size), self.init)
+
+
+class GRUConfig(_RecurrentConfig):
+    """Gated recurrent units above another network: as `lstm`, with fewer weights."""
+
+    name: ClassVar[str] = "gru"
+
+    def build(self, observation_space: gymnasium.Space[Any]) -> Network:
+        """Build it."""
+        from torch import nn
+
+        from rlkit_core.builtin.recurrent import Recurrent
+
+        below = self.below.build(observation_space)
+        return Recurrent(below, nn.GRU(below.num_features, self.hidden_size), self.init)

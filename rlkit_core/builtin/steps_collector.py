@@ -44,6 +44,9 @@ class StepsCollector(Collector):
             self._obs = environments.reset()
             self._keep_actions()
         first_episode, first_step = environments.episode.copy(), environments.step_in_episode.copy()
+        if isinstance(policy, StatefulPolicy):
+            self._put_back(policy)
+        first_state = self._state
 
         # New arrays each time: a learner may keep the last ones.
         obs_rows = tree_map(lambda leaf: np.empty((T + 1, *leaf.shape), leaf.dtype), self._obs)  # [T+1, N, ...]
@@ -97,6 +100,7 @@ class StepsCollector(Collector):
             finals=_join_finals(finals),
             extras=tree_map(lambda *rows: torch.stack(rows).cpu(), *extras) if extras else {},
             episodes=tuple(episodes),
+            state=first_state,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -131,14 +135,21 @@ class StepsCollector(Collector):
 
     def _act(self, policy: Policy, obs: Tree) -> Act:
         if not isinstance(policy, StatefulPolicy):
-            return policy.act(obs, generator=self._generator)
-        starts = torch.from_numpy(self._starts)
+            act = policy.act(obs, generator=self._generator)
+        else:
+            self._put_back(policy)
+            act = policy.act(obs, self._state, torch.from_numpy(self._starts), generator=self._generator)
+            self._state = act.state
+        if act.refused is not None:
+            self.environments.refuse(*act.refused)
+        return act
+
+    def _put_back(self, policy: StatefulPolicy) -> None:
+        """Put the state back to the initial one where an episode starts."""
         if self._starts.any():
             initial = policy.initial_state(self.environments.num_envs)
+            starts = torch.from_numpy(self._starts)
             self._state = initial if self._state is None else tree_where(starts, initial, self._state)
-        act = policy.act(obs, self._state, starts, generator=self._generator)
-        self._state = act.state
-        return act
 
     def _refuse_non_finite(
         self,

@@ -108,6 +108,7 @@ def _description(entry: Entry, cls: type[Component], registry: Registry) -> dict
     }
     if issubclass(cls, AlgorithmConfig):
         part["action_spaces"] = list(cls.action_spaces)
+        part["recurrent_networks"] = cls.recurrent_networks
         named = {**presets(cls), **offered_presets(cls, registry)}
         part["presets"] = {name: preset.model_dump(mode="json") for name, preset in named.items()}
     return part
@@ -142,6 +143,8 @@ def _page(part: dict[str, Any]) -> str:
         if part.get("action_spaces"):
             formatter.write_paragraph()
             formatter.write_text(f"Action spaces: {', '.join(part['action_spaces'])}")
+        if "recurrent_networks" in part:
+            formatter.write_text(f"Recurrent networks: {'yes' if part['recurrent_networks'] else 'no'}")
     if part["settings"]:
         with formatter.section("Settings"):
             formatter.write_dl([(f"{setting['name']}", _about(setting)) for setting in part["settings"]])

@@ -11,11 +11,11 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from rlkit_core import signals
 from rlkit_core.errors import Diverged, RlkitError, UsageError
 
 if TYPE_CHECKING:
@@ -182,28 +182,10 @@ root = Root(
 )
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    """SIGTERM, outside the loop that knows how to stop."""
-    raise KeyboardInterrupt(number)
-
-
-@contextlib.contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    try:
-        before = signal.signal(signal.SIGTERM, _terminate)
-    except ValueError:  # not in the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def execute(arguments: Sequence[str]) -> int:
     """Run `rlkit` with these arguments; returns the exit code. Errors are shown, not raised."""
     try:
-        with _sigterm_raises(), _plugins_of(arguments) as rest:
+        with signals.raising(), _plugins_of(arguments) as rest:
             code = root.main(rest or ["--help"], prog_name="rlkit", standalone_mode=False)
             sys.stdout.flush()
         return code if isinstance(code, int) else 0

@@ -29,6 +29,7 @@ Target = Component | type[Component]
 _MODULES = (
     "settings",
     "algorithms",
+    "policies",
     "networks",
     "estimators",
     "explorations",
@@ -134,6 +135,14 @@ def relies_on(name: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise CheckSkipped(reason(error), name) from error
+
+
+def blame(subject: Subject, *names: str) -> None:
+    """Skip the check that is running if one of these has failed: what is wrong is theirs to tell."""
+    for name in names:
+        outcome = _outcome(_CHECKS[name], subject)
+        if outcome.status == "failed":
+            raise CheckSkipped(outcome.message, name)
 
 
 def reason(error: BaseException) -> str:

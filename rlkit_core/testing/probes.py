@@ -11,7 +11,16 @@ Train on them in this order; the first that fails names the fault:
 | `rlkit/Identity-v0` | actions that belong to their own observations | 1 |
 | `rlkit/RewardForEver-v0` | bootstrapping truncated episodes | 1 / (1 - gamma) |
 
-Their actions are Discrete; with the argument `continuous=true` they are a Box of one number from -1 to 1.
+These ask something of single parts:
+
+| environment | asks for | mean return of the best policy |
+|---|---|---|
+| `rlkit/Recall-v0` | memory: the first observation tells the action of the last step | 1, without memory 0 |
+| `rlkit/Masked-v0` | action masks: a forbidden action is an error of the environment | 34/45 |
+| `rlkit/MaskedRecall-v0` | both | 1, without memory 0 |
+
+The actions of the first six are Discrete; with the argument `continuous=true` they are a Box of one number from -1
+to 1.
 
 After Stable-Baselines3's `common/envs/identity_env.py` and Andy Jones, "Debugging RL, without the agonizing pain"
 (https://andyljones.com/posts/rl-debugging.html). Importing this module registers them with Gymnasium; from the command
@@ -214,6 +223,112 @@ class RewardForEver(Probe):
         return 1.0 / (1.0 - gamma)
 
 
+class Recall(Probe):
+    """The first observation shows one of the actions, which is to be taken in the last step: reward 1, else -1.
+
+    In between nothing is seen, and actions do not matter. Of the best policy without memory the mean return is 0.
+
+    Args:
+        render_mode: of no use.
+        delay: steps before the last one.
+    """
+
+    id = "rlkit/Recall-v0"
+    num_actions: ClassVar[int] = 2
+
+    def __init__(self, render_mode: str | None = None, delay: int = 4) -> None:
+        super().__init__(render_mode)
+        self.delay = delay
+        self.action_space = spaces.Discrete(self.num_actions)
+        self.observation_space = spaces.Box(0.0, 1.0, (self.num_actions + 1,), np.float32)
+        self._cue = self._time = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start an episode."""
+        gymnasium.Env.reset(self, seed=seed)
+        self._cue, self._time = int(self.np_random.integers(self.num_actions)), 0
+        return self._see(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Answer an action."""
+        over = self._time == self.delay
+        reward = self._reward(action) if over else 0.0
+        self._time += 1
+        return self._see(), reward, over, False, {}
+
+    def _see(self) -> Any:
+        """The cue in the first step, and in the last one that it is asked for."""
+        obs = np.zeros(self.num_actions + 1, np.float32)
+        if self._time == 0:
+            obs[self._cue] = 1.0
+        obs[-1] = float(self._time == self.delay)
+        return obs
+
+    def _reward(self, action: Any) -> float:
+        return 1.0 if int(action) == self._cue else -1.0
+
+    @classmethod
+    def value(cls, obs: Any, gamma: float) -> float:
+        """Of first observations, with the usual delay."""
+        return gamma**4
+
+
+class Masked(Probe):
+    """Four actions, of which some are allowed; the reward is the action's number over 3, the largest is best."""
+
+    id = "rlkit/Masked-v0"
+    observation_space = spaces.Dict(
+        {"obs": spaces.Box(-1.0, 1.0, (1,), np.float32), "action_mask": spaces.MultiBinary(4)}
+    )
+    action_space = spaces.Discrete(4)
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__(render_mode)
+
+    def _first_obs(self) -> Any:
+        number = int(self.np_random.integers(1, 16))  # every mask that allows something, equally often
+        return {"obs": _ONE, "action_mask": np.array([number >> i & 1 for i in range(4)], np.int8)}
+
+    def _reward(self, action: Any) -> float:
+        if not self._obs["action_mask"][int(action)]:
+            raise ValueError(f"action {action} is forbidden by the mask {self._obs['action_mask']}")
+        return int(action) / 3
+
+    @classmethod
+    def value(cls, obs: Any, gamma: float) -> float:
+        """The mean over all masks, because the network does not see them."""
+        return 34 / 45
+
+
+class MaskedRecall(Recall):
+    """`Recall` with three actions, of which the mask allows one until the last step: there the right and another."""
+
+    id = "rlkit/MaskedRecall-v0"
+    num_actions = 3
+
+    def __init__(self, render_mode: str | None = None, delay: int = 4) -> None:
+        super().__init__(render_mode, delay)
+        self._mask = np.zeros(3, np.int8)
+        self.observation_space = spaces.Dict(
+            {"obs": self.observation_space, "action_mask": spaces.MultiBinary(self.num_actions)}
+        )
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Answer an action."""
+        if not self._mask[int(action)]:
+            raise ValueError(f"action {action} is forbidden by the mask {self._mask}")
+        return super().step(action)
+
+    def _see(self) -> Any:
+        self._mask = np.zeros(3, np.int8)
+        if self._time <= self.delay:  # nothing is allowed when it is over
+            self._mask[int(self.np_random.integers(3))] = 1
+        if self._time == self.delay:
+            self._mask[:] = 1
+            self._mask[(self._cue + int(self.np_random.integers(1, 3))) % 3] = 0
+        return {"obs": super()._see(), "action_mask": self._mask}
+
+
 PROBES: tuple[type[Probe], ...] = (
     ConstantReward,
     ObservationReward,
@@ -222,8 +337,9 @@ PROBES: tuple[type[Probe], ...] = (
     Identity,
     RewardForEver,
 )
-"""All of them, from the simplest to the one that asks most."""
+"""Those that every algorithm should learn, from the simplest to the one that asks most."""
 
-for _probe in PROBES:
+_ALL: tuple[type[Probe], ...] = (*PROBES, Recall, Masked, MaskedRecall)
+for _probe in _ALL:
     if _probe.id not in gymnasium.registry:
         gymnasium.register(_probe.id, entry_point=f"{__name__}:{_probe.__name__}", max_episode_steps=_probe.time_limit)

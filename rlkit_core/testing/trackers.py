@@ -78,6 +78,8 @@ def _send(subject: Subject) -> _Sent:
             tracker = subject.config.build()
         except UsageError as error:
             raise CheckSkipped(str(error)) from error
+        if not isinstance(tracker, Tracker):
+            raise CheckSkipped(f"build gave a {type(tracker).__name__}", "builds_a_tracker")
         records = copy.deepcopy(RECORDS)
         tracker.start(run)
         tracker.log(records)

@@ -20,7 +20,7 @@ PLUGINS = ROOT / "plugins"
 
 # From the lowest to the highest. A module imports from lower layers only, not from its own.
 LAYERS = [
-    {"errors", "installed"},
+    {"errors", "installed", "signals"},
     {"seeding", "rollout", "component", "hookspecs", "environment_state"},
     {"exploration", "policy", "returns", "network", "environment", "config", "progress", "run_folder"},
     {"collector", "learner", "registry"},
