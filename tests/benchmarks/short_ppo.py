@@ -65,11 +65,11 @@ class ShortPPOConfig(AlgorithmConfig):
                     for part in torch.randperm(len(rows[-1]), generator=self.generator).tensor_split(
                         config.minibatches
                     ):
-                        obs, taken, targets, advantages, old = tree_map(lambda leaf: leaf[part.to(leaf.device)], rows)  # noqa: B023
+                        batch = tree_map(lambda leaf: leaf[part.to(leaf.device)], rows)  # noqa: B023
+                        obs, taken, targets, advantages, old = batch
                         log_probs, entropies, values = self.policy.evaluate(obs, taken)
-                        advantages = ((advantages - advantages.mean()) / (advantages.std(correction=0) + 1e-8)).to(
-                            old.device
-                        )
+                        advantages = (advantages - advantages.mean()) / (advantages.std(correction=0) + 1e-8)
+                        advantages = advantages.to(old.device)
                         ratio = (log_probs - old).exp()
                         clipped = ratio.clamp(1 - config.clip_range, 1 + config.clip_range)
                         loss = -torch.min(ratio * advantages, clipped * advantages).mean()
