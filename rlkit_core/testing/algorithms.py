@@ -20,13 +20,13 @@ from rlkit_core.config import RunConfig
 from rlkit_core.errors import Diverged, PluginError, RlkitError, UsageError
 from rlkit_core.hookspecs import hookimpl
 from rlkit_core.learner import Learner
-from rlkit_core.policy import Policy, StatefulPolicy
+from rlkit_core.policy import Policy
 from rlkit_core.presets import configure, presets
 from rlkit_core.registry import Registry
-from rlkit_core.rollout import FinalObservations, Rollout, tree_leaves, tree_map
+from rlkit_core.rollout import FinalObservations, Rollout, tree_map
 from rlkit_core.seeding import SeedStream, global_generators
 from rlkit_core.stored_policy import load_policy, save_policy
-from rlkit_core.testing.building import build_learner, declared, learner_of, quick, rollouts_of, spaces_of
+from rlkit_core.testing.building import build_learner, declared, learner_of, observations, quick, rollouts_of, spaces_of
 from rlkit_core.testing.cases import (
     ACTION_SPACES,
     NO_ARRAYS,
@@ -34,6 +34,7 @@ from rlkit_core.testing.cases import (
     Choice,
     MadeConfig,
     act,
+    any_env,
     as_tensors,
     batch_of,
     clone_rollout,
@@ -48,6 +49,7 @@ from rlkit_core.testing.cases import (
 from rlkit_core.testing.checks import CheckSkipped, Subject, blame, check, fail, reason, relies_on, small
 
 MOST_UPDATES = 20
+MOST_LEARNING = 150
 
 
 def numbers(metrics: Any) -> dict[str, float]:
@@ -164,181 +166,16 @@ def takes_or_refuses_each_observation_space(subject: Subject) -> None:
             if name == "Box":
                 raise CheckSkipped(reason(error), "acts_where_it_collects") from error
             fail(f"acting on observations {space} raised {reason(error)}", "take them, or refuse them in build")
-
-
-@check("algorithm")
-def acts_where_it_collects(subject: Subject) -> None:
-    """Its own collector gathers rollouts with its policy, in every action space that it declares."""
-    for space in declared(subject.config):
-        config = quick(subject)
-        learner = learner_of(subject, action_space=space)
-        collector = config.collector.build(any_env_for(space), SeedStream(0, "experience"), "cpu")
+        if name == "Box":
+            continue
         try:
-            with global_generators(SeedStream(1)):
-                collector.collect(learner.policy)
+            collector = config.collector.build(any_env(space, action_space), SeedStream(0, "experience"), "cpu")
+            with global_generators(SeedStream(1)), contextlib.closing(collector):
+                for _ in range(2):
+                    learner.update(collector.collect(learner.policy))
         except Exception as error:
-            fail(f"collecting with {space} raised {reason(error)}", "see Policy.act: what it is given and answers")
-        finally:
-            collector.close()
-
-
-def any_env_for(action_space: Any) -> Any:
-    """Environments with these actions."""
-    from rlkit_core.testing.cases import any_env
-
-    return any_env(OBS_SPACES["Box"], action_space)
-
-
-def _observations(number: int = 32, seed: int = 0) -> Any:
-    return as_tensors(batch_of(OBS_SPACES["Box"], number, seed))
-
-
-@check("algorithm")
-def actions_are_members(subject: Subject) -> None:
-    """Every action, sampled or not, is a member of the action space: its bounds, its shape and its type."""
-    for space in declared(subject.config):
-        learner = learner_of(subject, action_space=space)
-        for number, rollout in enumerate([None, *rollouts_of(subject, 2, space)]):
-            if rollout is not None:
-                updated(learner, [rollout])
-            for generator in (None, torch.Generator().manual_seed(number)):
-                with relies_on("acts_where_it_collects"):
-                    answer = act(learner.policy, _observations(64, number), generator).action
-                rows = tree_map(lambda leaf: leaf.detach().numpy(), answer)
-                for i in range(64):
-                    row = tree_map(lambda leaf: leaf[i], rows)  # noqa: B023 (used at once)
-                    if not space.contains(row):
-                        how = "without generator" if generator is None else "with generator"
-                        fail(
-                            f"{how} it answers {row!r} ({getattr(row, 'dtype', type(row).__name__)}), not in {space}",
-                            "give members of the space, in its own type: clip or squash, and mind `start` and dtype",
-                        )
-
-
-@check("algorithm")
-def acting_without_generator_is_repeatable(subject: Subject) -> None:
-    """Without a generator the same observations get the same actions: evaluations are greedy."""
-    policy = learner_of(subject).policy
-    with relies_on("acts_where_it_collects"):
-        answers = [stored(act(policy, _observations()).action) for _ in range(2)]
-    if not equal(*answers):
-        fail("two calls of act without generator answer differently", "without one answer with the mode")
-
-
-@check("algorithm")
-def sampling_follows_the_generator(subject: Subject) -> None:
-    """With generators in the same state the same actions are sampled: all randomness of acting comes from it."""
-    policy = learner_of(subject).policy
-    with relies_on("acts_where_it_collects"):
-        answers = [stored(act(policy, _observations(), torch.Generator().manual_seed(7)).action) for _ in range(2)]
-    if not equal(*answers):
-        fail("act samples other actions from a generator in the same state", "draw with `generator=generator` only")
-
-
-@check("algorithm")
-def acting_leaves_global_generators_alone(subject: Subject) -> None:
-    """Acting draws nothing from the global generators of Python, numpy and torch, and does not seed them."""
-    policy = learner_of(subject).policy
-    before = global_states()
-    with global_generators(SeedStream(0)), relies_on("acts_where_it_collects"):
-        before = global_states()
-        act(policy, _observations(), torch.Generator().manual_seed(0))
-        act(policy, _observations())
-        changed = other_states(before)
-    if changed:
-        fail(f"act has used the global generator {changed[0]}", "draw with `generator=generator`; without one, nothing")
-
-
-@check("algorithm")
-def acting_leaves_observations_alone(subject: Subject) -> None:
-    """`act` does not write into the observations that it is given."""
-    policy = learner_of(subject).policy
-    obs = _observations()
-    before = obs.clone()
-    with relies_on("acts_where_it_collects"):
-        act(policy, obs, torch.Generator().manual_seed(0))
-        act(policy, obs)
-    if not equal(obs, before):
-        fail("act has changed the observations", "work on a copy: operations that end in _ write in place")
-
-
-@check("algorithm")
-def acting_changes_no_state(subject: Subject) -> None:
-    """Acting changes nothing in the policy: statistics of observations move at the end of `update` only."""
-    policy = learner_of(subject).policy
-    before = stored(policy.state_dict())
-    with relies_on("acts_where_it_collects"):
-        act(policy, _observations(), torch.Generator().manual_seed(0))
-        act(policy, _observations())
-    for name, tensor in policy.state_dict().items():
-        if not equal(tensor, before[name]):
-            fail(f"act has changed the policy's {name}", "change it in `update`, or carry it as a StatefulPolicy does")
-
-
-@check("algorithm")
-def rows_of_a_batch_do_not_mix(subject: Subject) -> None:
-    """The action for an observation does not depend on the other rows of the batch."""
-    policy = learner_of(subject).policy
-    obs = _observations()
-    with relies_on("acts_where_it_collects"):
-        together = act(policy, obs.clone()).action
-        alone = torch.cat([act(policy, obs[i : i + 1].clone()).action for i in range(len(obs))])
-    same = (
-        torch.isclose(together.double(), alone.double(), rtol=1e-3, atol=1e-4).flatten(1)
-        if together.dim() > 1
-        else (together == alone).unsqueeze(1)
-    )
-    # Of two actions that are as good, rounding may choose.
-    if float(same.all(1).double().mean()) < 0.9:
-        blame(subject, "acting_without_generator_is_repeatable")
-        fail("an observation alone gets another action than in a batch", "take no statistics over the rows in act")
-
-
-@check("algorithm")
-def arrays_and_tensors_act_alike(subject: Subject) -> None:
-    """Where `takes_arrays` says so, numpy arrays get the same actions as tensors."""
-    policy = learner_of(subject).policy
-    if not policy.takes_arrays:
-        raise CheckSkipped("it takes tensors only")
-    obs = _observations()
-    with relies_on("acts_where_it_collects"):
-        of_tensors = torch.as_tensor(act(policy, obs.clone()).action)
-        of_arrays = torch.as_tensor(act(policy, obs.numpy().copy()).action)
-    if of_tensors.dtype.is_floating_point:
-        share = float(torch.isclose(of_tensors, of_arrays, rtol=1e-3, atol=1e-4).double().mean())
-    else:
-        share = float((of_tensors == of_arrays).double().mean())
-    if share < 0.9:
-        blame(subject, "acting_without_generator_is_repeatable")
-        fail("arrays get other actions than tensors", "let both ways compute the same, or leave takes_arrays False")
-
-
-@check("algorithm")
-def extras_have_a_row_per_lane(subject: Subject) -> None:
-    """Whatever `act` adds in `extras` has one row per observation."""
-    policy = learner_of(subject).policy
-    with relies_on("acts_where_it_collects"):
-        extras = act(policy, _observations(5), torch.Generator().manual_seed(0)).extras
-    for path, leaf in tree_leaves(dict(extras)):
-        if not isinstance(leaf, torch.Tensor) or leaf.shape[:1] != (5,):
-            shape = tuple(getattr(leaf, "shape", ()))
-            fail(f"extras[{path!r}] is of shape {shape} for 5 observations", "make it a tensor [N, ...]")
-
-
-@check("algorithm")
-def carried_state_has_a_row_per_lane(subject: Subject) -> None:
-    """What a StatefulPolicy carries has one row per environment, at first and after acting."""
-    policy = learner_of(subject).policy
-    if not isinstance(policy, StatefulPolicy):
-        raise CheckSkipped("its policy carries nothing")
-    with relies_on("acts_where_it_collects"):
-        after = act(policy, _observations(5), torch.Generator().manual_seed(0)).state
-        initial = policy.initial_state(5)
-    for when, state in (("initial_state(5)", initial), ("the state after acting on 5 observations", after)):
-        for path, leaf in tree_leaves(state):
-            if not isinstance(leaf, torch.Tensor) or leaf.shape[:1] != (5,):
-                shape = tuple(getattr(leaf, "shape", ()))
-                fail(f"{when} has {path or 'a leaf'} of shape {shape}", "make it a tree of tensors [N, ...]")
+            blame(subject, "acts_where_it_collects", "updates_change_parameters")
+            fail(f"learning from observations {space} raised {reason(error)}", "take them, or refuse them in build")
 
 
 @check("algorithm")
@@ -461,7 +298,7 @@ def updates_leave_torch_alone(subject: Subject) -> None:
     with threads(torch.get_num_threads()):
         before = torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()
         try:
-            act(learner.policy, _observations(), torch.Generator().manual_seed(0))
+            act(learner.policy, observations(subject), torch.Generator().manual_seed(0))
             updated(learner, rollouts)
             after = torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()
         finally:
@@ -476,11 +313,10 @@ def updates_leave_torch_alone(subject: Subject) -> None:
 @check("algorithm")
 def results_do_not_depend_on_threads(subject: Subject) -> None:
     """With another number of torch's threads small updates give the same results."""
-    outcomes = []
-    for number in (1, 2):
-        with threads(number), global_generators(SeedStream(0, "updates")):
-            outcomes.append(outcome_of(learner_of(subject), rollouts_of(subject)))
-    if problem := different(outcomes[0], outcomes[1]):
+    expected = usual(subject)
+    with threads(2), global_generators(SeedStream(0, "updates")):
+        found = outcome_of(learner_of(subject), rollouts_of(subject))
+    if problem := different(expected, found):
         blame(subject, "same_seed_same_results")
         fail(f"results depend on the number of threads: {problem}", "compute nothing from it")
 
@@ -638,7 +474,7 @@ def policy_can_be_stored(subject: Subject) -> None:
                 raise CheckSkipped(reason(error), "state_is_plain") from error
             fail(f"the policy cannot be stored and loaded: {reason(error)}", "its state is tensors, by name")
     with relies_on("acts_where_it_collects"):
-        before, after = act(learner.policy, _observations()).action, act(loaded, _observations()).action
+        before, after = act(learner.policy, observations(subject)).action, act(loaded, observations(subject)).action
     if not equal(stored(before), stored(after)):
         blame(subject, "acting_without_generator_is_repeatable")
         fail("the loaded policy acts otherwise", "keep all that it acts by in parameters and buffers of the policy")
@@ -843,7 +679,7 @@ def _learns(subject: Subject, env: Any, rewards: tuple[float, float], endless: b
     with relies_on("acts_where_it_collects"):
         collector = config.collector.build(made, SeedStream(0, "experience"), "cpu")
     with global_generators(SeedStream(0, "updates")):
-        for _ in range(250):
+        for _ in range(MOST_LEARNING):
             with relies_on("acts_where_it_collects"):
                 rollout = collector.collect(learner.policy)
             try:

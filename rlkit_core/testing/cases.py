@@ -58,26 +58,38 @@ class AnySpaces(gymnasium.Env[Any, Any]):
         action_space: of any action.
         end: probability that a step ends the episode.
         reward: of every step, or None for random ones.
+        open_mask: entry of a Dict observation that is a mask of actions: it allows all.
     """
 
     def __init__(
-        self, observation_space: Any, action_space: Any, end: float = 0.2, reward: float | None = None
+        self,
+        observation_space: Any,
+        action_space: Any,
+        end: float = 0.2,
+        reward: float | None = None,
+        open_mask: str | None = None,
     ) -> None:
         self.observation_space, self.action_space = copy.deepcopy(observation_space), action_space
-        self.end, self.reward = end, reward
+        self.end, self.reward, self.open_mask = end, reward, open_mask
+
+    def _sample(self) -> Any:
+        obs = self.observation_space.sample()
+        if self.open_mask is not None:
+            obs[self.open_mask][:] = 1
+        return obs
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode."""
         super().reset(seed=seed)
         if seed is not None:
             self.observation_space.seed(seed)
-        return self.observation_space.sample(), {}
+        return self._sample(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Answer an action."""
         u = self.np_random.random() / self.end
         reward = float(self.np_random.normal()) if self.reward is None else self.reward
-        return self.observation_space.sample(), reward, u < 0.67, 0.67 <= u < 1, {}
+        return self._sample(), reward, u < 0.67, 0.67 <= u < 1, {}
 
 
 class Choice(gymnasium.Env[Any, Any]):

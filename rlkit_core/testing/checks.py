@@ -29,6 +29,7 @@ Target = Component | type[Component]
 _MODULES = (
     "settings",
     "algorithms",
+    "policies",
     "networks",
     "estimators",
     "explorations",

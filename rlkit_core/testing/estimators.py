@@ -165,6 +165,7 @@ def a_second_estimator_goes_on_equally(subject: Subject) -> None:
     for seed in (3, 4):
         mine, theirs = _estimate(one, seed), _estimate(other, seed)
         if not (equal(mine.targets, theirs.targets) and equal(mine.advantages, theirs.advantages)):
+            blame(subject, "same_rollouts_same_returns")
             fail(
                 "with the same state the returns differ",
                 "give all that changes in `estimate` in state_dict, and take it",
@@ -201,6 +202,7 @@ def dummy_rows_count_nowhere(subject: Subject) -> None:
         except Exception as error:
             raise CheckSkipped(reason(error), "returns_have_shape_and_type") from error
     if not equal(list(answers[0]), list(answers[1])):
+        blame(subject, "same_rollouts_same_returns")
         fail("what dummy rows hold changes returns", "pass valid=rollout.valid on, or select rows by it")
     for name, x in zip(Returns._fields, answers[0][:2], strict=True):
         if bool(x[~rollout.valid].any()):

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from rlkit_core.errors import UsageError
-from rlkit_core.network import Network
-from rlkit_core.rollout import tree_map
+from rlkit_core.network import Network, RecurrentNetwork
+from rlkit_core.rollout import tree_leaves, tree_map
 from rlkit_core.seeding import SeedStream, global_generators
 from rlkit_core.testing.building import network_of, network_space, quick
 from rlkit_core.testing.cases import LARGE_IMAGE, NO_ARRAYS, OBS_SPACES, as_tensors, batch_of, equal, stored
@@ -19,9 +19,17 @@ def _batch(subject: Subject, number: int = 6) -> Any:
     return as_tensors(batch_of(network_space(subject), number))
 
 
+def _forward(network: Any, obs: Any) -> Any:
+    """Features of single observations; of a network that remembers, those of a first step."""
+    if not isinstance(network, RecurrentNetwork):
+        return network(obs)
+    number = len(tree_leaves(obs)[0][1])
+    return network(obs, network.initial_state(number), torch.ones(1, number, dtype=torch.bool))[0]
+
+
 def _features(network: Any, obs: Any) -> Any:
     with relies_on("features_are_as_announced"):
-        return network(stored(obs))
+        return _forward(network, stored(obs))
 
 
 @check("network")
@@ -45,7 +53,7 @@ def takes_or_refuses_each_space(subject: Subject) -> None:
             fail(f"build for {space} raised nothing", "collectors have no arrays of such observations: refuse them")
         if space is not network_space(subject):
             try:
-                network(as_tensors(batch_of(space, 2)))
+                _forward(network, as_tensors(batch_of(space, 2)))
             except Exception as error:
                 fail(f"features of {space} raised {reason(error)}", "take it, or refuse it in build")
     if not taken:
@@ -58,7 +66,7 @@ def features_are_as_announced(subject: Subject) -> None:
     network = network_of(subject)
     for number in (6, 1):
         try:
-            features = network(_batch(subject, number))
+            features = _forward(network, _batch(subject, number))
         except Exception as error:
             fail(f"features of {number} observations raised {reason(error)}", "take batches [B, ...] of any B")
         if features.shape != (number, network.num_features) or features.dtype is not torch.float32:
@@ -119,6 +127,8 @@ def features_of_rows_do_not_mix(subject: Subject) -> None:
 def arrays_get_the_same_features(subject: Subject) -> None:
     """`on_arrays` gives what `forward` gives."""
     network, obs = network_of(subject), batch_of(network_space(subject), 6)
+    if isinstance(network, RecurrentNetwork):
+        raise CheckSkipped("a network that remembers works on tensors")
     expected = _features(network, as_tensors(obs)).detach()
     found = torch.as_tensor(network.on_arrays(stored(obs)))
     if found.shape != expected.shape or not torch.allclose(found, expected, rtol=1e-3, atol=1e-4):
@@ -133,7 +143,7 @@ def forward_leaves_observations_alone(subject: Subject) -> None:
     before = stored(obs)
     network = network_of(subject)
     with relies_on("features_are_as_announced"):
-        network(obs)
+        _forward(network, obs)
     if not equal(stored(obs), before):
         fail("forward has changed the observations", "work on a copy: operations that end in _ write in place")
 
@@ -179,3 +189,72 @@ def forward_leaves_torch_alone(subject: Subject) -> None:
         changed = not equal(before, torch.random.get_rng_state())
     if changed:
         fail("forward has used torch's global generator", "draw nothing in it")
+
+
+@check("network")
+def recurrence_is_announced(subject: Subject) -> None:
+    """`recurrent` of the config class says whether the network remembers."""
+    remembers, says = isinstance(network_of(subject), RecurrentNetwork), type(subject.config).recurrent
+    if remembers != says:
+        fail(f"recurrent is {says}, and the network {'remembers' if remembers else 'does not'}", "set it right")
+
+
+def _sequence(subject: Subject) -> tuple[Any, Any, Any, Any]:
+    """A network that remembers, observations `[6 * 3, ...]`, a state that has seen something, and starts `[6, 3]`."""
+    network = network_of(subject)
+    if not isinstance(network, RecurrentNetwork):
+        raise CheckSkipped("it does not remember")
+    obs, starts = _batch(subject, 18), torch.zeros(6, 3, dtype=torch.bool)
+    starts[2, 1] = starts[4, 0] = True
+    with torch.no_grad(), relies_on("carried_states_have_rows_and_are_left_alone"):
+        state = network(_rows(obs, 0, 2), network.initial_state(3), starts[:2])[1]
+    return network, obs, state, starts
+
+
+def _rows(obs: Any, first: int, last: int) -> Any:
+    return tree_map(lambda leaf: leaf[3 * first : 3 * last], obs)
+
+
+@check("network")
+def a_sequence_is_its_steps(subject: Subject) -> None:
+    """Features of a sequence are those of its steps one by one, each with the state of the one before."""
+    network, obs, state, starts = _sequence(subject)
+    with torch.no_grad():
+        features, last = network(obs, state, starts)
+        rows = []
+        for t in range(6):
+            row, state = network(_rows(obs, t, t + 1), state, starts[t : t + 1])
+            rows.append(row)
+    same = zip(tree_leaves((features, last)), tree_leaves((torch.cat(rows), state)), strict=True)
+    if not all(torch.allclose(a[1], b[1], rtol=1e-3, atol=1e-4) for a, b in same):
+        fail("a sequence gets other features than its steps one by one", "hand the state on from row to row")
+
+
+@check("network")
+def a_start_forgets(subject: Subject) -> None:
+    """Where an episode starts the state before counts nowhere."""
+    network, obs, state, _ = _sequence(subject)
+    one = _rows(obs, 0, 1)
+    with torch.no_grad():
+        after = network(one, state, torch.ones(1, 3, dtype=torch.bool))[0]
+        fresh = network(one, network.initial_state(3), torch.ones(1, 3, dtype=torch.bool))[0]
+    if not torch.allclose(after, fresh, rtol=1e-3, atol=1e-5):
+        fail("the last episode is in the features of the next one's start", "take initial_state where `starts`")
+
+
+@check("network")
+def carried_states_have_rows_and_are_left_alone(subject: Subject) -> None:
+    """The state of a network that remembers has a row per environment, and the one handed in is not changed."""
+    network = network_of(subject)
+    if not isinstance(network, RecurrentNetwork):
+        raise CheckSkipped("it does not remember")
+    state = network.initial_state(3)
+    with torch.no_grad():
+        _, state = network(_batch(subject, 3), state, torch.ones(1, 3, dtype=torch.bool))
+        before = stored(state)
+        _, after = network(_batch(subject, 3), state, torch.zeros(1, 3, dtype=torch.bool))
+    if not equal(stored(state), before):
+        fail("forward has changed the state that was handed in", "return a new one")
+    for path, leaf in [*tree_leaves(network.initial_state(3)), *tree_leaves(after)]:
+        if not isinstance(leaf, torch.Tensor) or leaf.shape[:1] != (3,):
+            fail(f"the state of 3 environments has {path or 'a leaf'} of shape {tuple(leaf.shape)}", "give [N, ...]")

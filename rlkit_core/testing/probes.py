@@ -339,6 +339,7 @@ PROBES: tuple[type[Probe], ...] = (
 )
 """Those that every algorithm should learn, from the simplest to the one that asks most."""
 
-for _probe in (*PROBES, Recall, Masked, MaskedRecall):
+_ALL: tuple[type[Probe], ...] = (*PROBES, Recall, Masked, MaskedRecall)
+for _probe in _ALL:
     if _probe.id not in gymnasium.registry:
         gymnasium.register(_probe.id, entry_point=f"{__name__}:{_probe.__name__}", max_episode_steps=_probe.time_limit)

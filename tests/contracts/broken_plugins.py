@@ -37,13 +37,16 @@ from rlkit_core.builtin.actor_critic import ActorCritic
 from rlkit_core.builtin.collectors import StepsConfig
 from rlkit_core.builtin.estimators import DiscountedConfig
 from rlkit_core.builtin.mlp import MLP, ParallelMLP
-from rlkit_core.builtin.networks import MLPConfig
+from rlkit_core.builtin.networks import GRUConfig, MLPConfig
 from rlkit_core.builtin.noise import OrnsteinUhlenbeckNoise
+from rlkit_core.builtin.policies import ActorCriticConfig
+from rlkit_core.builtin.recurrent import Recurrent
 from rlkit_core.builtin.steps_collector import StepsCollector
 from rlkit_core.component import CollectorConfig
 from rlkit_core.environment import CheckedEnv, Environments
 from rlkit_core.errors import UsageError
 from rlkit_core.returns import LambdaEstimator, Returns
+from rlkit_core.rollout import tree_leaves
 from rlkit_core.seeding import SeedStream
 from rlkit_reinforce.config import ReinforceConfig
 from rlkit_reinforce.reinforce import Reinforce
@@ -212,7 +215,7 @@ class KeepsGradient(Changed):
 @estimator("returns_are_finite")
 class DividesByZero(Changed):
     def after(self, returns: Returns, arguments: dict[str, Any]) -> Returns:
-        if arguments["rollout"].rewards.std() > 0:
+        if arguments["rollout"].rewards.std() != 0:
             returns.targets[0, 0] = float("nan")
         return returns
 
@@ -268,7 +271,7 @@ class ReadsDummies(Changed):
 @estimator("nothing_follows_a_terminated_step")
 class Multiplies(Changed):
     def after(self, returns: Returns, arguments: dict[str, Any]) -> Returns:
-        zeros = torch.where(arguments["rollout"].terminated, 0 * arguments["next_values"], 0.0)
+        zeros = torch.where(arguments["rollout"].terminated, 0 * arguments["next_values"].detach(), 0.0)
         return Returns(returns.targets + zeros, returns.advantages)
 
 
@@ -395,9 +398,10 @@ class OtherOnArrays(Net):
 @network("forward_leaves_observations_alone")
 class WritesIntoObservations(Net):
     def forward(self, obs: Any) -> Any:
-        features = super().forward(obs)
-        if isinstance(obs, torch.Tensor) and obs.is_floating_point():
-            obs.mul_(0.5)
+        if not isinstance(obs, torch.Tensor) or not obs.is_floating_point():
+            return super().forward(obs)
+        features = super().forward(obs.clone())
+        obs.mul_(0.5)
         return features
 
 
@@ -429,6 +433,154 @@ class Draws(Net):
     def forward(self, obs: Any) -> Any:
         torch.rand(1)
         return super().forward(obs)
+
+
+@breaks("recurrence_is_announced")
+class SaysItForgets(GRUConfig):
+    """Broken."""
+
+    name: ClassVar[str] = "good"
+    recurrent: ClassVar[bool] = False
+
+
+class Memory(Recurrent):
+    """A network that remembers."""
+
+
+class GoodMemory(GRUConfig):
+    """A network that remembers and keeps the contract."""
+
+    name: ClassVar[str] = "good"
+    built: ClassVar[Any] = Memory
+
+    def build(self, observation_space: Any) -> Any:
+        below = self.below.build(observation_space)
+        return self.built(below, nn.GRU(below.num_features, self.hidden_size), self.init)
+
+
+GOOD.append(GoodMemory)
+
+
+def memory(check: str) -> Callable[[Any], Any]:
+    """Note down a network that remembers and fails a check, by the class that does the work."""
+
+    def note(cls: Any) -> Any:
+        config = type(cls.__name__, (GoodMemory,), {"__doc__": "Broken.", "built": cls, "__module__": __name__})
+        return breaks(check)(config)
+
+    return note
+
+
+@memory("a_sequence_is_its_steps")
+class SeesTheLastFirst(Memory):
+    def forward(self, obs: Any, state: Any, starts: Any) -> Any:
+        features, after = super().forward(obs, state, starts)
+        return features + len(starts), after
+
+
+@memory("a_start_forgets")
+class NeverForgets(Memory):
+    def forward(self, obs: Any, state: Any, starts: Any) -> Any:
+        features, after = super().forward(obs, state, starts)
+        marks = state.sum(1, keepdim=True)
+        return (features + marks, after) if len(starts) == 1 and bool(starts.all()) else (features, after)
+
+
+@memory("carried_states_have_rows_and_are_left_alone")
+class WritesIntoTheState(Memory):
+    def forward(self, obs: Any, state: Any, starts: Any) -> Any:
+        answer = super().forward(obs, state.clone(), starts)
+        if not starts.any() and len(starts) == 1 and not torch.is_grad_enabled():
+            state.fill_(1.0)
+        return answer
+
+
+# Policies -------------------------------------------------------------------------------------------------------------
+
+
+class GoodPolicy(ActorCriticConfig):
+    """A policy with a value function that keeps the contract."""
+
+    name: ClassVar[str] = "good"
+    changes: ClassVar[Any] = None
+
+    def build(self, setup: Any, network: Any, *, exploration: Any, **settings: Any) -> Any:
+        policy = super().build(setup, network, exploration=exploration, **settings)
+        if self.changes is not None:
+            policy.__class__ = type("Policy", (self.changes, type(policy)), {})
+            policy.space, policy.mark = setup.action_space, int(torch.randint(1_000, ()))
+        return policy
+
+
+GOOD.append(GoodPolicy)
+
+
+def own_policy(check: str) -> Callable[[Any], Any]:
+    """Note down a policy with a value function that fails a check, by what it does otherwise."""
+
+    def note(cls: Any) -> Any:
+        config = type(cls.__name__, (GoodPolicy,), {"__doc__": "Broken.", "changes": cls, "__module__": __name__})
+        return breaks(check)(config)
+
+    return note
+
+
+@breaks("builds_or_refuses_each_action_space")
+class NotForTuple(GoodPolicy):
+    """Broken."""
+
+    def build(self, setup: Any, network: Any, *, exploration: Any, **settings: Any) -> Any:
+        if isinstance(setup.action_space, spaces.Tuple):
+            return None
+        return super().build(setup, network, exploration=exploration, **settings)
+
+
+class ChangesEvaluation:
+    def after(self, log_probs: Any, entropies: Any, values: Any) -> Any:
+        return log_probs, entropies, values
+
+    def evaluate(self, obs: Any, taken: Any) -> Any:
+        return self.after(*super().evaluate(obs, taken))
+
+
+@own_policy("values_are_as_announced")
+class OtherNextValues:
+    def values(self, rollout: Any) -> Any:
+        values, next_values = super().values(rollout)
+        return values, next_values + 1
+
+
+@own_policy("evaluates_what_it_has_done")
+class NaNEntropy(ChangesEvaluation):
+    def after(self, log_probs: Any, entropies: Any, values: Any) -> Any:
+        return log_probs, entropies * float("nan"), values
+
+
+@own_policy("evaluates_with_gradient")
+class WithoutGradient(ChangesEvaluation):
+    def after(self, log_probs: Any, entropies: Any, values: Any) -> Any:
+        return log_probs.detach(), entropies, values
+
+
+@own_policy("evaluated_values_are_its_values")
+class OtherValues(ChangesEvaluation):
+    def after(self, log_probs: Any, entropies: Any, values: Any) -> Any:
+        return log_probs, entropies, values + 1
+
+
+@own_policy("log_probabilities_are_those_of_acting")
+class OtherLogProbs(ChangesEvaluation):
+    def after(self, log_probs: Any, entropies: Any, values: Any) -> Any:
+        return 2 * log_probs, entropies, values
+
+
+@own_policy("policies_come_back")
+class HiddenMark:
+    def act(self, obs: Any, *, generator: Any = None) -> Any:
+        answer = super().act(obs, generator=generator)
+        if generator is not None or not isinstance(self.space, spaces.Discrete):
+            return answer
+        return answer._replace(action=(answer.action + 1 + self.mark) % 3 - 1)
 
 
 # Exploration ----------------------------------------------------------------------------------------------------------
@@ -996,10 +1148,9 @@ class RefusesWithoutAWord(GoodAlgorithm):
     """Broken."""
 
     def build(self, setup: Any) -> Any:
-        try:
+        if isinstance(setup.action_space, (spaces.Discrete, spaces.Box)):
             return super().build(setup)
-        except UsageError:
-            raise UsageError("no") from None
+        raise UsageError("no")
 
 
 @learner("takes_or_refuses_each_observation_space")
@@ -1054,7 +1205,7 @@ class DrawsWhileActing:
 class HalvesObservations:
     def act(self, obs: Any, *, generator: Any = None) -> Any:
         answer = super().act(obs, generator=generator)
-        if isinstance(obs, torch.Tensor):
+        if isinstance(obs, torch.Tensor) and obs.is_floating_point():
             obs *= 0.5
         return answer
 
@@ -1177,7 +1328,7 @@ class SeedsTorch(ChangedLearner):
 @learner("results_do_not_depend_on_global_generators")
 class ReadsGlobally(ChangedLearner):
     def after(self, rollout: Any, metrics: Any) -> Any:
-        return {**metrics, "loss": metrics["loss"] + random.getstate()[1][0]}
+        return {**metrics, "loss": metrics["loss"] + random.getstate()[1][1] % 1000}
 
 
 @learner("updates_leave_torch_alone")
@@ -1196,7 +1347,7 @@ class CountsThreads(ChangedLearner):
 @learner("results_do_not_depend_on_the_default_dtype")
 class TakesTheDefault(ChangedLearner):
     def after(self, rollout: Any, metrics: Any) -> Any:
-        return {**metrics, "loss": metrics["loss"] + float(torch.tensor(0.1) * 3)}
+        return {**metrics, "loss": metrics["loss"] + float(torch.get_default_dtype() is torch.float64)}
 
 
 @learner("rollouts_are_left_alone")
@@ -1296,7 +1447,7 @@ class SumsAllRows(ChangedLearner):
 @learner("reads_nothing_after_an_end")
 class SumsNextObservations(ChangedLearner):
     def after(self, rollout: Any, metrics: Any) -> Any:
-        return {**metrics, "loss": metrics["loss"] + rollout.next_obs.sum()}
+        return {**metrics, "loss": metrics["loss"] + tree_leaves(rollout.next_obs)[0][1].sum()}
 
 
 @learner("takes_single_step_episodes")

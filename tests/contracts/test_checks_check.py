@@ -30,6 +30,6 @@ def test_a_broken_plugin_fails_its_check_and_no_other(check: str) -> None:
     assert outcome.message.startswith(f"{broken(check).kind} {broken(check).name}: ")
 
 
-@pytest.mark.parametrize("component", GOOD, ids=lambda cls: cls.kind)
+@pytest.mark.parametrize("component", GOOD, ids=lambda cls: cls.__name__)
 def test_the_good_ones_fail_none(component: type) -> None:
     assert alarms(component) == {}
