@@ -404,7 +404,7 @@ def _register(manager: pluggy.PluginManager, module: ModuleType, whose: str) -> 
         manager.register(module)
         manager.check_pending()
     except pluggy.PluginValidationError as error:
-        known = ", ".join(f"{name}{inspect.signature(hook)}" for name, hook in _hooks().items())
+        known = ", ".join(f"{name}({', '.join(inspect.signature(hook).parameters)})" for name, hook in _hooks().items())
         raise PluginError(
             f"plugin {whose} has a hook that rlkit does not know so: {_reason(error)}\nthe hooks: {known}", "hook"
         ) from error

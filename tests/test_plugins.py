@@ -413,7 +413,9 @@ def test_presets_of_a_stranger_are_for_those_who_name_them(site: Path, works: Wo
 def test_a_sub_command(site: Path, works: Works, refused: Refused) -> None:
     install(site, "teller", TELLS, "[rlkit.command]\ntell = teller:say\nrun = teller:say\n")
     install(site, "absent", "x = 1", "[rlkit.command]\ngone = absent:say\nnumber = absent:x\n")
-    assert re.search("^  tell +From teller 1.0.$", works("--help"), re.MULTILINE)
+    text = works("--help")
+    assert re.search("^  tell +From teller 1.0.$", text, re.MULTILINE)
+    assert re.search("^  run +Train an algorithm", text, re.MULTILINE)
     assert not Path("imported").exists()
     assert works("tell") == "said\n"
     assert works("teller:tell") == "said\n"

@@ -32,7 +32,7 @@ import strangers
 
 RLKIT = str(Path(sys.executable).with_name("rlkit"))
 NUMBER = 300
-RUN = "run a2c --env CartPole-v1 --tracker none --progress none --total-steps 20000 --stop-at never --run-dir"
+RUN = "run a2c --env CartPole-v1 --tracker none --progress none --total-steps 5000 --stop-at never --run-dir"
 
 
 class Seconds(NamedTuple):
@@ -59,8 +59,10 @@ def compare(name: str, command: str, place: Path, folder: Path, rounds: int, bou
     measure(command + " first" * fresh, place, folder)  # files into memory, bytecode onto the disk
     pairs = []
     for number in range(rounds):
-        without = measure(command + f" without{number}" * fresh, folder / "none", folder)
-        pairs.append((without, measure(command + f" with{number}" * fresh, place, folder)))
+        pair = {}
+        for side in (folder / "none", place) if number % 2 else (place, folder / "none"):
+            pair[side] = measure(command + f" {side.name}{number}" * fresh, side, folder)
+        pairs.append((pair[folder / "none"], pair[place]))
     for what in Seconds._fields:
         ratio = statistics.median(getattr(with_, what) / getattr(without, what) for without, with_ in pairs)
         seconds = [statistics.median(getattr(pair[side], what) for pair in pairs) for side in (0, 1)]
