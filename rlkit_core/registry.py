@@ -295,7 +295,8 @@ def _installed(all_of_them: bool = False) -> Iterator[Entry]:
     for distribution in announcing():
         try:
             points = [point for point in distribution.entry_points if point.group.startswith(GROUP)]
-            name, version = distribution.metadata["Name"], distribution.version
+            about = distribution.metadata  # read anew each time
+            name, version = about["Name"], about["Version"]
         except Exception:  # a distribution with broken metadata must not take the others along
             continue
         # The same one again, further down the path (an egg-info beside an editable install): Python finds the first.

@@ -28,6 +28,7 @@ import rlkit_core
 from rlkit_core import errors, hookspecs
 from rlkit_core.cli.root import COMMANDS, execute
 from rlkit_core.component import KINDS
+from rlkit_core.registry import OTHERS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -236,6 +237,25 @@ def test_the_tables_of_results_are_up_to_date() -> None:
         assert f"<!-- {mark} -->\n\n{content}\n\n<!-- end -->" in written, (
             "run: python tests/benchmarks/results.py page"
         )
+
+
+def test_the_page_of_hooks_is_up_to_date() -> None:
+    written = (DOCS / "hooks.md").read_text(encoding="utf-8")
+    assert written == _script(DOCS / "generate_hooks.py").page(), "run: python docs/generate_hooks.py"
+    hooks = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("rlkit_")}
+    assert [name for name, hook in hooks.items() if f"## {name}\n" not in written or not hook.__doc__] == []
+
+
+def test_everything_that_a_plugin_can_bring_has_an_example_that_is_run() -> None:
+    page = DOCS / "plugins.md"
+    text = page.read_text(encoding="utf-8")
+    assert [kind for kind in (*KINDS, *OTHERS) if f"\nGroup `rlkit.{kind}`" not in text] == []
+    [project] = [tomllib.loads(block.text)["project"] for block in blocks(page) if block.title == "pyproject.toml"]
+    elsewhere = {"rlkit.algorithm", "rlkit.estimator"}  # on the page that this one leads to, and in the README
+    assert {f"rlkit.{kind}" for kind in (*KINDS, *OTHERS)} - elsewhere == set(project["entry-points"])
+    typed = "".join(block.text for block in blocks(page) if block.language == "console")
+    used = {name for group, points in project["entry-points"].items() for name in points}
+    assert [name for name in used if not re.search(rf"^\$ rlkit .*\b{name}\b", typed, re.MULTILINE)] == []
 
 
 def test_every_hook_has_its_place() -> None:

@@ -58,7 +58,7 @@ ALGORITHMS = pytest.mark.parametrize("algorithm", CONFIGS)
 RECURRENT = pytest.mark.parametrize(("network", "seed"), [("lstm", 0), ("lstm", 1), ("gru", 0)])
 
 
-# With the settings of this file 5 of 5 seeds of a2c, and all seeds of ppo that were tried, came to the same.
+# With these settings 5 of 5 seeds came to the same; of ppo with gru, where both are asked for, 4.
 
 
 @ALGORITHMS
