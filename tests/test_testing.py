@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 import warnings
 from pathlib import Path
 from typing import Any, ClassVar
@@ -145,6 +146,7 @@ def test_the_callers_warnings_and_threads_are_left_alone() -> None:
 AUTHORS_TESTS = """
 import os
 import sys
+import tomllib
 
 import pytest
 
@@ -245,3 +247,8 @@ def test_checks_need_no_pytest_and_no_hypothesis() -> None:
 def test_public_names() -> None:
     for name in rlkit_core.testing._MODULE_OF:
         assert getattr(rlkit_core.testing, name) is not None
+
+
+def test_the_pytest_plugin_is_announced() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["entry-points"]["pytest11"] == {"rlkit": PLUGIN}
