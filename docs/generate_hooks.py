@@ -19,8 +19,8 @@ HEAD = """# Hooks
 A plugin is a Python module. What it does, it does in these functions, decorated with `@rlkit_core.hookimpl`; each takes
 only those of its arguments that it needs. One that is mistyped is refused by name.
 
-`rlkit_register` is called when a part of the plugin is named. The others follow a run, and act only where the user names
-the plugin with `--hooks`. [Plugins of every kind](plugins.md) has an example of each.
+`rlkit_register` is called when a part of the plugin is named. The others follow a run, and act only where the user
+names the plugin with `--hooks`. [Plugins of every kind](plugins.md) has an example of each.
 """
 
 

@@ -21,7 +21,7 @@ KINDS = ("algorithm", "estimator", "network", "collector", "environment", "track
 _TEMPLATES = Path(__file__).parent
 _RUNS = {
     "algorithm": "rlkit run {name} --env CartPole-v1",
-    "environment": "rlkit run a2c --env.name {name} --env.id {name}",
+    "environment": "rlkit run a2c --env.name {name} --env {name}",
     "tracker": "rlkit run a2c --env CartPole-v1 --tracker {name}",
 }
 """How a part is run, where it is not `--kind name` of an algorithm."""

@@ -28,7 +28,8 @@ import rlkit_core
 from rlkit_core import errors, hookspecs
 from rlkit_core.cli.root import COMMANDS, execute
 from rlkit_core.component import KINDS
-from rlkit_core.registry import OTHERS
+from rlkit_core.registry import OTHERS, Registry
+from rlkit_core.scaffold import write_package
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -100,7 +101,9 @@ def _write(folder: Path, block: Block) -> None:
     if path.name == "pyproject.toml":
         # What an installation leaves for `importlib.metadata` to find.
         project = tomllib.loads(block.text)["project"]
-        info = folder / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+        if path.parent != folder:
+            sys.path.insert(0, str(path.parent))  # the page's fixture puts the path back
+        info = path.parent / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
         info.mkdir()
         about = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
         (info / "METADATA").write_text(about, encoding="utf-8")
@@ -174,13 +177,26 @@ def test_runs_that_are_only_shown_could_be_run(page: Path, tmp_path: Path, monke
         assert code == 0, f"{line}\n{output.getvalue()}"
 
 
-def test_the_tutorial_is_the_plugin_that_comes_along() -> None:
-    """The files on the page are those of `rlkit_reinforce`, but for its name."""
+def test_the_tutorial_is_what_is_written(tmp_path: Path) -> None:
+    """The files on the page are those of `rlkit plugins new my-awr`, and few lines."""
     page = {block.title: block.text for block in blocks(DOCS / "write-a-plugin.md")}
-    for file in ("__init__.py", "config.py", "reinforce.py"):
-        text = (ROOT / "plugins" / "rlkit_reinforce" / file).read_text(encoding="utf-8")
-        text = text.replace("rlkit_reinforce", "my_reinforce").replace('"reinforce"', '"my-reinforce"')
-        assert page[f"my_reinforce/{file}"] == text.replace("`reinforce`", "`my-reinforce`"), file
+    written = {
+        path.relative_to(tmp_path).as_posix(): path.read_text(encoding="utf-8")
+        for path in write_package("my-awr", "algorithm", tmp_path, Registry())
+    }
+    for file, text in written.items():
+        if file.endswith((".py", ".toml")):
+            assert page.get(file) == text, file
+    code_lines = _script(ROOT / "tests" / "benchmarks" / "lines.py").code_lines
+    code = sum(code_lines(text) for file, text in written.items() if file.startswith("my-awr/my_awr/"))
+    assert code < 60
+    assert f" in {code} lines of code" in (DOCS / "write-a-plugin.md").read_text(encoding="utf-8")
+
+
+def test_the_lines_of_ppo_are_up_to_date() -> None:
+    text = (DOCS / "write-a-plugin.md").read_text(encoding="utf-8")
+    for row in _script(ROOT / "tests" / "benchmarks" / "lines.py").our_rows():
+        assert row in text, "run: python tests/benchmarks/lines.py wheels"
 
 
 def test_the_readme_has_the_two_commands_each_alone_in_a_block() -> None:
