@@ -74,7 +74,8 @@ class FinalObservations:
 class Rollout:
     """T steps of N environments, time first.
 
-    All arrays are torch tensors in main memory that nobody else writes to: a Learner may keep them or views of them.
+    All arrays are torch tensors in main memory that the collector does not write to again. A Learner copies what it
+    keeps: a view would hold the whole rollout in memory, and whoever else has the rollout may write into it.
     Observations and actions are trees (`Tree`): tensors, or dicts and tuples of tensors for Dict and Tuple spaces.
 
     Attributes:

@@ -71,11 +71,15 @@ def set_generator_states(states: Mapping[str, Any]) -> None:
 
 @contextmanager
 def global_generators(seeds: SeedStream) -> Iterator[None]:
-    """Seed Python's, numpy's and torch's global generators from the stream, and give the caller's back at the end."""
+    """Seed Python's, numpy's and torch's global generators from the stream, and give the caller's back at the end.
+
+    Torch's default dtype, of which new weights are, is float32 meanwhile, whatever the caller's is.
+    """
     import torch
 
-    before = generator_states()
+    before, dtype = generator_states(), torch.get_default_dtype()
     try:
+        torch.set_default_dtype(torch.float32)
         random.seed(seeds.integer("python"))
         np.random.seed(seeds.integer("numpy"))
         # Not torch.manual_seed, which would also look for every other kind of device.
@@ -84,4 +88,5 @@ def global_generators(seeds: SeedStream) -> Iterator[None]:
         torch.cuda.manual_seed_all(seeds.integer("cuda"))
         yield
     finally:
+        torch.set_default_dtype(dtype)
         set_generator_states(before)

@@ -26,6 +26,7 @@ from rlkit_core.builtin.environments import GymnasiumConfig
 from rlkit_core.builtin.networks import MLPConfig
 from rlkit_core.component import Setup
 from rlkit_core.errors import ConfigError, Diverged, PluginError, RunInUse, UsageError
+from rlkit_core.evaluation import evaluate
 from rlkit_core.hookspecs import hookimpl
 from rlkit_core.run_folder import RunFolder, read_journal, read_json
 from rlkit_core.stored_policy import load_policy
@@ -173,6 +174,7 @@ def world() -> tuple[Any, ...]:
         np.random.get_state()[1].tolist(),
         torch.random.get_rng_state().tolist(),
         torch.get_num_threads(),
+        torch.get_default_dtype(),
         signal.getsignal(signal.SIGINT),
         signal.getsignal(signal.SIGTERM),
     )
@@ -191,6 +193,19 @@ def test_generators_threads_and_signals_are_given_back(go: Go) -> None:
     go(threads=threads, plugins=[as_module("watch", Watch())], hooks=("watch",), eval_every=128)
     assert set(seen) == {threads}
     assert world() == before
+
+
+def test_the_callers_default_dtype_changes_nothing(go: Go) -> None:
+    """New weights are of the default dtype: a caller's float64 is put aside, for training, evaluating and loading."""
+    expected = go()
+    torch.set_default_dtype(torch.float64)
+    try:
+        result = go()
+        assert evaluate(result.run_dir, episodes=2) == evaluate(expected.run_dir, episodes=2)
+        assert torch.get_default_dtype() is torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert weights(result) == weights(expected)
 
 
 def test_they_are_given_back_after_a_failure(go: Go) -> None:
@@ -605,6 +620,7 @@ def test_one_step_of_one_environment_per_update(go: Go, vectorization: str) -> N
 PRESET_PLUGIN = """
 from typing import ClassVar
 from rlkit_a2c.config import A2CConfig
+from rlkit_core.evaluation import evaluate
 from rlkit_core.hookspecs import hookimpl
 
 class Config(A2CConfig):

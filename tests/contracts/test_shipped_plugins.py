@@ -52,10 +52,10 @@ def with_settings() -> list[Any]:
 
 
 LEARNING = ("learns_which_action_pays", "values_what_follows_a_truncation")
-"""What a share of the settings above is made for other tasks than."""
+"""They take as long as all others, and what they look for is not in these settings."""
 
 
 @pytest.mark.parametrize("component", with_settings(), ids=lambda part: f"{part.kind}-{part.name}")
 def test_with_other_settings(component: Component) -> None:
-    wrong = [one for one in run_checks(component) if one.status in ("failed", "warned")]
-    assert [one for one in wrong if one.check not in LEARNING] == []
+    outcomes = run_checks(component, leave_out=LEARNING)
+    assert [one for one in outcomes if one.status in ("failed", "warned")] == []

@@ -239,6 +239,11 @@ def test_the_tables_of_components_are_up_to_date() -> None:
     assert written == _script(DOCS / "generate_components.py").page(), "run: python docs/generate_components.py"
 
 
+def test_the_table_of_checks_is_up_to_date() -> None:
+    written = (DOCS / "testing-plugins.md").read_text(encoding="utf-8")
+    assert written == _script(DOCS / "generate_checks.py").with_table(written), "run: python docs/generate_checks.py"
+
+
 def test_the_tables_of_results_are_up_to_date() -> None:
     written = (DOCS / "results.md").read_text(encoding="utf-8")
     scripts = DOCS.parent / "tests" / "benchmarks"

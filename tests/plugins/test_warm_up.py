@@ -57,7 +57,7 @@ def test_the_first_noise_is_as_large_as_any_though_the_warm_up_ends_within_an_ep
     state, starts = policy.initial_state(N), torch.ones(N, dtype=torch.bool)
     actions: Tensor = torch.zeros(0)
     for step in range(warm_steps + 1):  # noqa: B007 (the policy asks)
-        actions, _, state = policy.act(obs, state, starts, generator=generator)
+        actions, _, state, _ = policy.act(obs, state, starts, generator=generator)
         starts = torch.zeros(N, dtype=torch.bool)
     noise = actions.atanh() if build is sac else actions
     std = policy.exploration.log_std(network(obs)).exp()[0].detach()
