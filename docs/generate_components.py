@@ -1,4 +1,4 @@
-"""Writes docs/components.md: every part that rlkit brings along, with its settings. Run it after changing a setting.
+"""Writes docs/components.md and a page for every part that rlkit brings along. Run it after changing a setting.
 
 python docs/generate_components.py
 """
@@ -17,12 +17,12 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from rlkit_core.component import KINDS, Component, slots_of
+from rlkit_core.component import KINDS, AlgorithmConfig, Component, slots_of
 from rlkit_core.config import RunConfig
 from rlkit_core.registry import Registry
 
 DISTRIBUTION = "rlkit-core"
-PAGE = Path(__file__).with_name("components.md")
+DOCS = Path(__file__).parent
 HEAD = """# Components
 
 <!-- Written by docs/generate_components.py from the config classes; do not edit. -->
@@ -38,16 +38,40 @@ same names.
 """
 
 
-def page() -> str:
-    """The whole page."""
+def pages() -> dict[str, str]:
+    """All pages, by their paths below `docs`."""
     registry = Registry()
-    parts = [HEAD, "## The run\n", _description(RunConfig), _table(RunConfig)]
+    parts = [HEAD, "## The run\n", _description(RunConfig), _table(RunConfig, "components/")]
+    found = {}
     for kind in KINDS:
         parts.append(f"## Kind {kind}\n\n{inspect.cleandoc(KINDS[kind].__doc__ or '')}\n")
+        rows = ["| name | what it is |", "| --- | --- |"]
         for entry in registry.entries(kind):
             if entry.distribution == DISTRIBUTION:
                 component = registry.get(kind, f"{entry.distribution}:{entry.name}")
-                parts += [f"### {entry.name} {{#{kind}-{entry.name}}}\n", _description(component), _table(component)]
+                found[f"components/{kind}-{entry.name}.md"] = _page(kind, component)
+                line = _cell(inspect.cleandoc(component.__doc__ or "").split("\n\n")[0].replace("\n", " "))
+                rows.append(f"| [`{entry.name}`](components/{kind}-{entry.name}.md) | {line} |")
+        parts.append("\n".join(rows) + "\n")
+    return {"components.md": _joined(parts), **found}
+
+
+def _page(kind: str, component: type[Component]) -> str:
+    """The page of a part."""
+    parts = [
+        f"# {component.name}: {kind}\n",
+        "<!-- Written by docs/generate_components.py from the config class; do not edit. -->\n",
+        _description(component),
+        _table(component, ""),
+    ]
+    if issubclass(component, AlgorithmConfig):
+        rows = [f"| `learner/{name}` | {_cell(text)} |" for name, text in component.metrics.items()]
+        parts.append("\n".join(["It records:\n", "| metric | meaning |", "| --- | --- |", *rows]) + "\n")
+        parts.append(f"[What it computes, and what it reaches](../algorithms/{component.name}.md).\n")
+    return _joined(parts)
+
+
+def _joined(parts: Iterable[str]) -> str:
     return "\n".join(part.rstrip() + "\n" for part in parts)
 
 
@@ -60,15 +84,17 @@ def _description(cls: type[BaseModel]) -> str:
     return f"{text}\nAction spaces: {', '.join(action_spaces)}. Recurrent networks: {recurrent}.\n"
 
 
-def _table(cls: type[BaseModel]) -> str:
+def _table(cls: type[BaseModel], folder: str) -> str:
+    """Its settings; `folder` is where the pages of the parts are, seen from this one."""
+    page = "../components.md" if not folder else ""
     if not cls.model_fields:
         return "No settings.\n"
     rows = ["| setting | type | default | meaning |", "| --- | --- | --- | --- |"]
     slots = slots_of(cls)
     for name, field in cls.model_fields.items():
         kind = slots.get(name)
-        what = f"[{kind.kind}](#kind-{kind.kind})" if kind else _cell(_type(field.annotation, field.metadata))
-        rows.append(f"| `{name}` | {what} | {_default(field)} | {_cell(field.description or '')} |")
+        what = f"[{kind.kind}]({page}#kind-{kind.kind})" if kind else _cell(_type(field.annotation, field.metadata))
+        rows.append(f"| `{name}` | {what} | {_default(field, folder)} | {_cell(field.description or '')} |")
     return "\n".join(rows) + "\n"
 
 
@@ -112,10 +138,10 @@ def _bounds_of_field(field: FieldInfo) -> list[str]:
     return [text] if text else []
 
 
-def _default(field: FieldInfo) -> str:
+def _default(field: FieldInfo, folder: str) -> str:
     value = field.get_default(call_default_factory=True)
     if isinstance(value, Component):
-        return f"[`{value.name}`](#{value.kind}-{value.name})"
+        return f"[`{value.name}`]({folder}{value.kind}-{value.name}.md)"
     if value is PydanticUndefined:
         return "must be given" if field.annotation is str else "see `rlkit run --help`"
     if value is None:
@@ -126,5 +152,7 @@ def _default(field: FieldInfo) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf-8")
-    print(f"wrote {PAGE}")
+    (DOCS / "components").mkdir(exist_ok=True)
+    for path, text in pages().items():
+        (DOCS / path).write_text(text, encoding="utf-8")
+        print(f"wrote docs/{path}")

@@ -235,8 +235,11 @@ def _script(path: Path) -> ModuleType:
 
 
 def test_the_tables_of_components_are_up_to_date() -> None:
-    written = (DOCS / "components.md").read_text(encoding="utf-8")
-    assert written == _script(DOCS / "generate_components.py").page(), "run: python docs/generate_components.py"
+    written = {path.relative_to(DOCS).as_posix() for path in DOCS.glob("components/*.md")}
+    pages = _script(DOCS / "generate_components.py").pages()
+    assert written | {"components.md"} == pages.keys()
+    for path, text in pages.items():
+        assert (DOCS / path).read_text(encoding="utf-8") == text, "run: python docs/generate_components.py"
 
 
 def test_the_table_of_checks_is_up_to_date() -> None:
@@ -297,6 +300,14 @@ def test_every_public_name_is_in_the_reference() -> None:
 def test_every_command_is_on_its_page() -> None:
     text = (DOCS / "cli.md").read_text(encoding="utf-8")
     assert [name for name in COMMANDS if f"## rlkit {name}" not in text] == []
+
+
+def test_every_command_kind_and_hook_has_a_test() -> None:
+    tests = "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("tests/**/*.py") if path != Path(__file__))
+    assert [name for name in COMMANDS if not re.search(rf"[\"' ]{name}[\"' ]", tests)] == []
+    assert [name for name in (*KINDS, *OTHERS) if not re.search(rf"[\"'.]{name}[\"'\]]", tests)] == []
+    hooks = [name for name in vars(hookspecs) if name.startswith("rlkit_")]
+    assert [name for name in hooks if f"def {name}(" not in tests] == []
 
 
 def test_every_error_is_on_its_page_with_its_exit_code() -> None:
