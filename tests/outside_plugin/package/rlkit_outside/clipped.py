@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from rlkit_core import ReturnEstimator, Returns
+from rlkit_core.errors import Diverged
 from rlkit_core.returns import lambda_returns
 
 
@@ -18,14 +19,16 @@ class Clipped(ReturnEstimator):
         rewards = np.clip(np.asarray(rollout.rewards), -self.limit, self.limit)
         sums = lambda_returns(
             torch.from_numpy(rewards),
-            next_values,
+            next_values.detach(),
             rollout.terminated,
             rollout.truncated,
             gamma=self.gamma,
             valid=rollout.valid,
         )
+        if not np.isfinite(sums).all():
+            raise Diverged("returns are not finite")
         targets = torch.from_numpy(sums)
-        advantages = targets if values is None else torch.where(rollout.valid, targets - values, 0.0)
+        advantages = targets if values is None else torch.where(rollout.valid, targets - values.detach(), 0.0)
         return Returns(targets, advantages)
 
     def state_dict(self):

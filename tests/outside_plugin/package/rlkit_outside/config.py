@@ -28,6 +28,12 @@ class PlainGradientConfig(AlgorithmConfig):
     """The plain policy gradient: every action is made more likely by the return that followed it."""
 
     name: ClassVar[str] = "plain-gradient"
+    action_spaces: ClassVar[tuple[str, ...]] = ("Discrete", "MultiDiscrete", "MultiBinary", "Box")
+    metrics: ClassVar[dict[str, str]] = {
+        "loss": "what is minimised",
+        "entropy": "of the policy, in nats",
+        "gradient_norm": "before clipping",
+    }
 
     collector: CollectorConfig = Field(StepsConfig(), description="how experience is gathered")
     network: NetworkConfig = Field(MLPConfig(hidden=(32,)), description="from observations to features")
