@@ -104,7 +104,7 @@ def _entries(config: RunConfig, registry: Registry, preset: str | None) -> list[
     for entry in map(registry.hooks_entry, config.hooks):
         if entry is not None:
             used.setdefault(entry.module, entry)
-    if preset is not None and ":" in preset:  # somebody else's than the algorithm's
+    if isinstance(preset, str) and ":" in preset:  # somebody else's than the algorithm's
         for entry in registry.entries("presets"):
             if entry.distribution == preset.partition(":")[0]:
                 used.setdefault(entry.module, entry)

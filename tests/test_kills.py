@@ -197,7 +197,7 @@ def survives(case: str, seconds: int, kills: list[int], start: Start, tmp_path: 
 
 @pytest.mark.parametrize("case", list(CASES)[:4])
 def test_five_kills_change_no_bit(case: str, forked: Start, tmp_path: Path) -> None:
-    survives(case, 6, [5], forked, tmp_path)
+    survives(case, 4, [5], forked, tmp_path)
 
 
 @pytest.mark.long
