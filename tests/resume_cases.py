@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,14 @@ class OwnState(Walk):
         self.place, self.count, self.steps = state["place"], state["count"], state["steps"]
 
 
+class GlobalNoise(OwnState):
+    """Its noise comes from the generators that a whole process shares."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.place += 0.1 * (random.gauss(0, 1) + float(np.random.normal()) + float(torch.randn(())))
+        return super().step(action)
+
+
 class KeepsCount(OwnState):
     """The same, without telling: it does not come back."""
 
@@ -192,6 +201,7 @@ for _name, _one, _many in (
     ("Walk-v0", Walk, NativeWalk),
     ("OwnState-v0", OwnState, None),
     ("KeepsCount-v0", KeepsCount, None),
+    ("GlobalNoise-v0", GlobalNoise, None),
     ("Silent-v0", Walk, NativeSilent),
 ):
     gymnasium.register(f"resume/{_name}", _one, vector_entry_point=_many)

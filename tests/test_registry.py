@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -307,3 +309,45 @@ def test_listing_imports_no_plugin_and_nothing_slow(site: Site) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env={"PYTHONPATH": str(site.folder)}
     )
     assert done.stdout == "[] True\n", done.stderr
+
+
+# ---- where installed plugins are found ----
+
+
+def _distribution(folder: Path) -> None:
+    info = folder / "hidden-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: hidden\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[rlkit.estimator]\nhidden = hidden\n")
+
+
+def test_plugins_in_an_archive_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _distribution(tmp_path / "content")
+    archive = shutil.make_archive(str(tmp_path / "archive"), "zip", tmp_path / "content")
+    assert "hidden" not in Registry().names("estimator")
+    monkeypatch.syspath_prepend(archive)
+    assert Registry().find("estimator", "hidden").distribution == "hidden"
+
+
+def test_plugins_that_another_finder_knows_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _distribution(tmp_path)
+
+    class Finder:
+        def find_spec(self, *_: object) -> None: ...
+
+        def find_distributions(self) -> list[importlib.metadata.Distribution]:
+            return [importlib.metadata.PathDistribution(tmp_path / "hidden-1.0.dist-info")]
+
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Finder()])
+    assert Registry().find("estimator", "hidden").version == "1.0"
+
+
+def test_a_finder_that_raises_harms_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Finder:
+        def find_spec(self, *_: object) -> None: ...
+
+        def find_distributions(self) -> None:
+            raise RuntimeError("no luck")
+
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Finder()])
+    assert "lambda" in Registry().names("estimator")

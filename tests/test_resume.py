@@ -112,6 +112,10 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
     "a2c generator in the environment": (A2C, gym("resume/Walk-v0", **SYNC, autoreset="same_step"), 2000),
     "a2c native of its own": (A2C, gym("resume/Walk-v0"), 2000),
     "a2c state of its own": (A2C, gym("resume/OwnState-v0"), 2000),
+    "a2c generators of the process": (A2C, gym("resume/GlobalNoise-v0"), 1500),
+    # So short that at each checkpoint some lanes have ended and wait for their reset.
+    "a2c short episodes": (A2C, gym("CartPole-v1", max_episode_steps=2), 1500),
+    "a2c short episodes sync": (A2C, gym("resume/Walk-v0", **SYNC, autoreset="next_step", max_episode_steps=2), 1500),
     "a2c normalising wrappers": (
         A2C,
         gym("Pendulum-v1", wrappers=("NormalizeObservation", "NormalizeReward", "FrameStackObservation:stack_size=2")),
