@@ -35,8 +35,9 @@ from rlkit_core.run_folder import (
     how_to_go_on,
     make_folder,
     parse_json,
-    read_json,
+    read_signed,
     replace_file,
+    signed,
     sync_folder,
     write_file,
 )
@@ -169,7 +170,7 @@ class Checkpoints:
                 "segments": {name: [vars(segment) for segment in some] for name, some in segments.items()},
                 "made_with": dict(made_with),
             }
-            files[_MANIFEST] = json.dumps({**content, "sha256": _hash(content)}, indent=1).encode()
+            files[_MANIFEST] = json.dumps(signed(content), indent=1).encode()
             for name, data in files.items():
                 write_file(temporary / name, data)
             sync_folder(temporary)
@@ -291,14 +292,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / _MANIFEST
     _check_size(path)
-    manifest = read_json(path)
-    if not isinstance(manifest, dict) or "format" not in manifest:
-        raise StorageError(f"{path} is damaged: it describes no checkpoint")
-    if manifest["format"] != FORMAT:
-        raise StorageError(f"{path} has format {manifest['format']!r:.20}; this version of rlkit reads format {FORMAT}")
-    if manifest.pop("sha256", None) != _hash(manifest):
-        raise StorageError(f"{path} is damaged: its content does not have the hash that it names")
-    return manifest
+    return read_signed(path, FORMAT, "checkpoint")
 
 
 def _check_size(path: Path, size: int | None = None) -> None:
@@ -328,10 +322,6 @@ def _read(path: Path, size: int, sha256: str) -> bytes:
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def _hash(content: Mapping[str, Any]) -> str:
-    return _sha256(json.dumps(content, sort_keys=True).encode())
 
 
 def _serialized(tensors: Mapping[str, Tensor]) -> bytes:

@@ -14,6 +14,7 @@ error.json          traceback of a failed run
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -127,6 +128,36 @@ def read_json(path: Path) -> Any:
     except (ValueError, RecursionError) as error:
         what = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise StorageError(f"{path} is damaged: {what}") from error
+
+
+def signed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A table with a hash of itself, for `read_signed`."""
+    return {**content, "sha256": _hash_of(content)}
+
+
+def read_signed(path: Path, format: int, what: str) -> dict[str, Any]:
+    """What was written as `signed`, without the hash.
+
+    Args:
+        path: the file.
+        format: its entry `format`, as this version of rlkit reads it.
+        what: what it describes.
+
+    Raises:
+        StorageError: it is missing, damaged, or of another format.
+    """
+    data = read_json(path)
+    if not isinstance(data, dict) or "format" not in data:
+        raise StorageError(f"{path} is damaged: it describes no {what}")
+    if data["format"] != format:
+        raise StorageError(f"{path} has format {data['format']!r:.20}; this version of rlkit reads format {format}")
+    if data.pop("sha256", None) != _hash_of(data):
+        raise StorageError(f"{path} is damaged: its content does not have the hash that it names")
+    return data
+
+
+def _hash_of(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def parse_json(content: bytes) -> Any:

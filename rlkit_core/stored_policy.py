@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import operator
 import shutil
@@ -20,7 +19,15 @@ from gymnasium.spaces.utils import flatdim
 from rlkit_core.component import AlgorithmConfig, Setup, dump
 from rlkit_core.config import Draft, Problems
 from rlkit_core.errors import ConfigError, RlkitError, StorageError, UsageError
-from rlkit_core.run_folder import RunFolder, check_folder, read_json, sync_folder, write_file, write_json
+from rlkit_core.run_folder import (
+    RunFolder,
+    check_folder,
+    read_signed,
+    signed,
+    sync_folder,
+    write_file,
+    write_json,
+)
 from rlkit_core.seeding import SeedStream, global_generators
 
 if TYPE_CHECKING:
@@ -77,7 +84,7 @@ def save_policy(
             shutil.rmtree(temporary)
         temporary.mkdir(parents=True)
         write_file(temporary / "policy.safetensors", weights)
-        write_json(temporary / "policy.json", {**content, "sha256": _hash(content)})
+        write_json(temporary / "policy.json", signed(content))
         sync_folder(temporary)
         # A folder cannot be replaced in one step. At each moment `path` or `old` is whole, and `load_policy` knows.
         if path.exists():
@@ -100,10 +107,6 @@ def save_policy(
 def _old(path: Path) -> Path:
     """Where a stored policy is put while another one takes its place."""
     return path.with_name(f".{path.name}.old")
-
-
-def _hash(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _find(source: str | Path, which: str) -> Path:
@@ -203,14 +206,7 @@ def _stored(path: Path) -> Path | None:
 
 def _read_about(file: Path) -> dict[str, Any]:
     """What `policy.json` says, as it was written."""
-    about = read_json(file)
-    if not isinstance(about, dict) or "format" not in about:
-        raise StorageError(f"{file} is damaged: it says nothing of a policy")
-    if about["format"] != FORMAT:
-        raise StorageError(f"{file} has format {about['format']!r:.20}; this version of rlkit reads format {FORMAT}")
-    if about.pop("sha256", None) != _hash(about):
-        raise StorageError(f"{file} is damaged: its content does not have the hash that it names")
-    return about
+    return read_signed(file, FORMAT, "policy")
 
 
 def _numbers_in(data: Any) -> int:

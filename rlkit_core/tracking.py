@@ -324,6 +324,25 @@ def _tracking_lock(folder: RunFolder) -> FileLock:
     return FileLock(folder.path / ".tracking.lock")
 
 
+@contextlib.contextmanager
+def _alone(folder: RunFolder, timeout: float) -> Iterator[None]:
+    """With the tracking lock; raises RunInUse where it cannot be had within so many seconds."""
+    lock = _tracking_lock(folder)
+    try:
+        lock.acquire(timeout=timeout)
+    except Timeout:
+        raise RunInUse(
+            f"the record of {folder.path} is being sent at this moment\nits tracking process ends at most "
+            f"{AFTER_END:.0f} s after training; try again then"
+        ) from None
+    except OSError as error:
+        raise StorageError(f"cannot write {folder.path}: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 # ---- the process ----
 
 
@@ -565,24 +584,12 @@ def begin_anew(folder: RunFolder) -> None:
         RunInUse: its tracking process is still at work.
         StorageError: `tracking.json` cannot be written.
     """
-    lock = _tracking_lock(folder)
-    try:
-        lock.acquire(timeout=10.0)
-    except Timeout:
-        raise RunInUse(
-            f"the record of {folder.path} is being sent at this moment\nits tracking process ends at most "
-            f"{AFTER_END:.0f} s after training; try again then"
-        ) from None
-    except OSError as error:
-        raise StorageError(f"cannot write {folder.path}: {error.strerror or error}") from error
-    try:
+    with _alone(folder, timeout=10.0):
         state = read_tracking(folder)
         ids = {key: state["ids"][key] for key in ("uri", "experiment") if key in state["ids"]}
         if "run_id" in state["ids"]:
             ids["resumed_from"] = state["ids"]["run_id"]
         write_json(folder.tracking_path, {**state, "offset": 0, "state": "pending", "ids": ids})
-    finally:
-        lock.release()
 
 
 def sync(run_dir: Path | str, build: Callable[[dict[str, Any]], Tracker | None] | None = None) -> str:
@@ -603,17 +610,7 @@ def sync(run_dir: Path | str, build: Callable[[dict[str, Any]], Tracker | None] 
         StorageError: the store cannot be reached.
     """
     folder = RunFolder.open(run_dir)
-    lock = _tracking_lock(folder)
-    try:
-        lock.acquire(timeout=1.0)
-    except Timeout:
-        raise RunInUse(
-            f"the record of {run_dir} is being sent at this moment\nits tracking process ends at most "
-            f"{AFTER_END:.0f} s after training; try again then"
-        ) from None
-    except OSError as error:
-        raise StorageError(f"cannot write {run_dir}: {error.strerror or error}") from error
-    try:
+    with _alone(folder, timeout=1.0):
         if folder.is_orphaned():
             folder.mark_killed()
         status = folder.status()
@@ -631,8 +628,6 @@ def sync(run_dir: Path | str, build: Callable[[dict[str, Any]], Tracker | None] 
                 f"cannot send {run_dir} to {feed.store}: {one_line(error)}\n"
                 "nothing is lost: sync again when the store can be reached"
             ) from error
-    finally:
-        lock.release()
     if feed.idle:
         return f"{run_dir} has no tracker: there is nothing to send"
     what = f"sent {sent} record{'s' * (sent != 1)}" if sent else "all records were there already"

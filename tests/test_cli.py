@@ -44,19 +44,6 @@ def _here(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def rlkit(capfd):
-    """Run the command in this process: `(exit code, stdout, stderr)`."""
-
-    def call(*arguments):
-        capfd.readouterr()
-        code = execute([str(argument) for argument in arguments])
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return call
-
-
-@pytest.fixture
 def refused(rlkit):
     """Run the command, expect an error, and return its lines without the indentation."""
 

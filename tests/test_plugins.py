@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,6 @@ import pytest
 import strangers
 from strangers import ALGORITHM, HARM, THIEF, install
 
-from rlkit_core.cli.root import execute
 from rlkit_core.provenance import hash_of_module
 
 RLKIT = str(Path(sys.executable).with_name("rlkit"))
@@ -50,19 +50,6 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     sys.path[:] = [entry for entry in before if entry]
     yield
     sys.path[:] = before
-
-
-@pytest.fixture
-def rlkit(capfd: pytest.CaptureFixture[str]) -> Call:
-    """Run the command in this process: `(exit code, stdout, stderr)`."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        code = execute([str(argument) for argument in arguments])
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return call
 
 
 @pytest.fixture
@@ -311,6 +298,47 @@ def test_hooks_in_a_plugin_file(tmp_path: Path, works: Works) -> None:
     Path("spying.py").write_text(TELLS)
     works("run", "a2c", *SHORT, "--plugin", "spying.py", "--hooks", "spying", "--run-dir", "run")
     assert json.loads(Path("run/provenance.json").read_text())["modules"]["spying"]
+
+
+def test_a_tracker_in_a_plugin_file(works: Works) -> None:
+    """It lives in the tracking process, which has to be given the file too; and later `rlkit sync` has."""
+    Path("filed.py").write_text(
+        textwrap.dedent("""
+        from pathlib import Path
+        from typing import ClassVar
+        from rlkit_core import Tracker, TrackerConfig, hookimpl
+
+        class Lines(Tracker):
+            def start(self, run):
+                self.file = Path(run.folder.path, "lines")
+
+            def log(self, records):
+                with self.file.open("a") as file:
+                    file.writelines(f"{record['step']}\\n" for record in records)
+
+            def finish(self, state, time):
+                with self.file.open("a") as file:
+                    file.write(f"{state}\\n")
+
+        class LinesConfig(TrackerConfig):
+            "Steps, a line each."
+            name: ClassVar[str] = "lines"
+
+            def build(self):
+                return Lines()
+
+        @hookimpl
+        def rlkit_register():
+            return [LinesConfig]
+        """)
+    )
+    arguments = [*SHORT, "--tracker", "lines", "--run-dir", "run", "--plugin", "filed.py"]
+    assert "warning" not in works("run", "a2c", *arguments)
+    lines = Path("run/lines").read_text().splitlines()
+    assert lines[-1] == "finished"
+    assert len(lines) > 1
+    works("sync", "run", "--plugin", "filed.py")
+    assert Path("run/lines").read_text().splitlines() == [*lines, "finished"]
 
 
 @pytest.mark.parametrize(

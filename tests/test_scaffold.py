@@ -77,19 +77,10 @@ def packages(tmp_path_factory):
             del sys.modules[name]
 
 
-@pytest.fixture
-def rlkit(capfd, tmp_path, monkeypatch):
-    """Run the command in this process, in a folder of its own: `(exit code, stdout, stderr)`."""
+@pytest.fixture(autouse=True)
+def _a_folder_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
-
-    def call(*arguments):
-        capfd.readouterr()
-        code = execute([str(argument) for argument in arguments])
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return call
 
 
 # ---- what is written works ----
