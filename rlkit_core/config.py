@@ -10,7 +10,6 @@ import stat
 import tomllib
 from collections.abc import Iterable, Mapping
 from difflib import SequenceMatcher, get_close_matches
-from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -410,25 +409,28 @@ def _without_repeats(pairs: list[tuple[Any, Any]]) -> Data:
 def _read_yaml(text: str) -> Any:
     """Plain data from YAML, with the words of YAML 1.2 (its JSON schema), which TOML and JSON have too.
 
-    No tags that make objects, no aliases (a few lines of them can stand for gigabytes). PyYAML speaks YAML 1.1, where
+    No tags that make objects, no aliases. PyYAML speaks YAML 1.1, where
     `off` is false, `1e-3` a text and `1:30` ninety: here they are what they look like.
     """
     import yaml
 
-    class Loader(yaml.SafeLoader):
+    # libyaml, which PyYAML's wheels carry, takes a sixth of the time.
+    parser: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+    class Loader(parser):  # type: ignore[misc, valid-type]
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
             return _without_repeats(
                 [tuple(self.construct_object(part, deep=True) for part in pair) for pair in node.value]
             )
 
-        def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-            if self.check_event(yaml.AliasEvent):
-                raise ValueError("it has aliases (*name); write the values out")
-            return super().compose_node(parent, index)
-
-    # PyYAML's time grows with the square of the brackets that are open: a thousand of them take a second.
-    if max(accumulate((sign in "[{") - (sign in "]}") for sign in text), default=0) > 50:
-        raise RecursionError
+    depth = 0
+    # Before it is composed: PyYAML's time and stack grow with what is open, and its aliases can stand for gigabytes.
+    for event in yaml.parse(text, parser):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > 51:  # the document's own table, and 50 in it
+            raise RecursionError
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("it has aliases (*name); write the values out")
     Loader.yaml_implicit_resolvers = {}
     for tag, form in _YAML_WORDS.items():
         Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{form})$"), None)
