@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 
     from rlkit_core.collector import Collector
     from rlkit_core.environment import Environments
+    from rlkit_core.executor import Executor
     from rlkit_core.exploration import Exploration
     from rlkit_core.learner import Learner
     from rlkit_core.network import Network, ParallelNetworks
     from rlkit_core.policy import ActorCriticPolicy
     from rlkit_core.returns import ReturnEstimator
+    from rlkit_core.run_store import RunStore
     from rlkit_core.seeding import SeedStream
     from rlkit_core.tracking import Tracker
 
@@ -282,6 +284,24 @@ class TrackerConfig(Component):
         """The command that shows the tracked run, for the last line of `rlkit run`."""
         return None
 
+    def open_store(self, environ: Mapping[str, str]) -> RunStore | None:
+        """What this tracker has been sent, to list and compare runs; None where it cannot be read back."""
+        return None
+
+
+class ExecutorConfig(Component):
+    """An executor: where and how many at a time the runs of a group are computed."""
+
+    kind = "executor"
+
+    @abstractmethod
+    def build(self, jobs: int) -> Executor:
+        """Build it.
+
+        Args:
+            jobs: how many runs may be computed at the same time.
+        """
+
 
 KINDS: dict[str, type[Component]] = {
     kind.kind: kind
@@ -294,6 +314,7 @@ KINDS: dict[str, type[Component]] = {
         CollectorConfig,
         EnvironmentConfig,
         TrackerConfig,
+        ExecutorConfig,
     )
 }
 """Every kind, by the name that its entry-point group `rlkit.<kind>` has."""

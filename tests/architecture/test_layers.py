@@ -20,11 +20,12 @@ PLUGINS = ROOT / "plugins"
 
 # From the lowest to the highest. A module imports from lower layers only, not from its own.
 LAYERS = [
-    {"errors", "installed", "signals"},
+    {"errors", "installed", "signals", "statistics"},
     {"seeding", "rollout", "component", "hookspecs", "environment_state"},
     {"exploration", "policy", "returns", "network", "environment", "config", "progress", "run_folder"},
     {"collector", "learner", "registry"},
     {"presets", "provenance", "tracking", "stored_policy", "checkpoint", "drift", "profiling", "scaffold"},
+    {"run_store", "executor"},
     {"evaluation", "continuation", "doctor"},
     {"training"},
     {"testing"},
