@@ -1,0 +1,482 @@
+"""Reports: a run, or a group of runs, as one page of HTML that holds all there is to know about it."""
+
+from __future__ import annotations
+
+import html
+import json
+import shlex
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlkit_core import statistics
+from rlkit_core.errors import RlkitError
+from rlkit_core.figures import Chart, Figure, Line, Row, page, table, unit_of
+from rlkit_core.run_folder import RunFolder, read_json
+from rlkit_core.run_store import Curve, StoredGroup, StoredRun
+
+EVALUATIONS = "evaluation/return"
+TRAINING = ("rollout/return", "rollout/episode_length", "time/steps_per_second")
+CURVES = (EVALUATIONS, *TRAINING)
+"""Metrics of which a report shows curves: what `RunStore.runs` is to be asked for."""
+RESAMPLES = 10_000
+CONFIDENCE = 0.95
+INTERVAL_SEEDS = 2
+"""Seeds from which an interval is given."""
+
+
+def report_run(run: StoredRun) -> str:
+    """A run's page."""
+    record = _record(run)
+    figures = [
+        figure
+        for metric in CURVES
+        if metric in run.curves and len(run.curves[metric].steps)
+        for figure in (_curves_of_run(run, metric),)
+    ]
+
+    def body(place: Any) -> str:
+        parts = [f"<h1>{_text(run.name or run.place)}</h1>", _summary_of_run(run)]
+        parts += map(place, figures)
+        if not figures:
+            parts.append('<p class="note">No curve was recorded.</p>')
+        if run.final:
+            parts.append("<h2>Evaluation of the last policy</h2>")
+            parts.append(table(("metric", "value"), [(k, _number(v)) for k, v in sorted(run.final.items())], [1]))
+        parts.append(_how_to_repeat([run], record))
+        parts.append("<h2>Settings</h2>")
+        parts.append(table(("setting", "value"), [(k, _value(v)) for k, v in sorted(run.settings.items())]))
+        parts.append(_origin([run], record))
+        return "\n".join(parts)
+
+    return page(f"{run.name or run.place}: a run of rlkit", body)
+
+
+def report_group(name: str, runs: Sequence[StoredRun], groups: Sequence[StoredGroup] = ()) -> str:
+    """A group's page: each of its sides with its seeds.
+
+    Args:
+        name: the group's, as it was asked for.
+        runs: its runs, with the curves of `CURVES`.
+        groups: what groups of runs were meant to hold, to say what is missing.
+    """
+    sides = _sides(runs)
+    figures = [figure for figure in (_results(sides), *_curves_of_sides(sides)) if figure.charts]
+
+    def body(place: Any) -> str:
+        parts = [f"<h1>{_text(name)}</h1>", _summary_of_group(runs, sides)]
+        parts += [f'<p class="warning">{_text(text)}</p>' for text in _warnings(name, runs, sides, groups)]
+        parts.append("<h2>Results</h2>")
+        parts.append(_table_of_results(sides))
+        parts += map(place, figures)
+        parts.append("<h2>Runs</h2>")
+        head = ("environment", "group", "seed", "state", "steps", "return", "run")
+        parts.append(
+            table(
+                head,
+                [
+                    (
+                        *(run.environment or "", label_of(run), "" if run.seed is None else run.seed, _state(run)),
+                        *("" if run.steps is None else f"{run.steps:,}", _return(run), run.place),
+                    )
+                    for side in sides.values()
+                    for run in side
+                ],
+                [2, 4, 5],
+            )
+        )
+        parts.append(_how_to_repeat(runs, None))
+        parts.append(_settings_of_group(sides))
+        parts.append(_origin(runs, None))
+        return "\n".join(parts)
+
+    return page(f"{name}: runs of rlkit", body)
+
+
+def label_of(run: StoredRun) -> str:
+    """What the runs that differ in their seeds only are called together."""
+    return run.group or run.algorithm or run.name or run.place
+
+
+# Of a run
+
+
+def _summary_of_run(run: StoredRun) -> str:
+    facts = [
+        ("algorithm", run.algorithm),
+        ("environment", run.environment),
+        ("seed", run.seed),
+        ("group", run.group),
+        ("state", _state(run)),
+        ("started", _when(run.started)),
+        ("environment steps", _steps(run)),
+        ("return of the last policy", _return(run, spread=True)),
+        ("where it lies", run.place),
+    ]
+    return table(("", ""), [(key, value) for key, value in facts if value not in (None, "")]).replace(
+        "<thead><tr><th></th><th></th></tr></thead>", ""
+    )
+
+
+def _steps(run: StoredRun) -> str:
+    if run.steps is None:
+        return ""
+    budget = f" of {run.budget:,}" if run.budget is not None else ""
+    return f"{run.steps:,}{budget}" + (f"; stopped early: {run.reached}" if run.reached else "")
+
+
+def _return(run: StoredRun, *, spread: bool = False) -> str:
+    if (value := run.final.get("return")) is None:
+        return ""
+    text = _number(value)
+    if spread and "return_std" in run.final:
+        text += f" (mean of {run.final.get('episodes', 0):.0f} episodes, "
+        text += f"whose standard deviation is {_number(run.final['return_std'])})"
+    return text
+
+
+def _state(run: StoredRun) -> str:
+    return f"{run.state}, stopped early" if run.state == "finished" and run.reached else run.state
+
+
+def _curves_of_run(run: StoredRun, metric: str) -> Figure:
+    curve = run.curves[metric]
+    size, unit = unit_of(float(curve.seconds[-1]))
+    line = [Line(metric, 0, _list(xs), _list(curve.values)) for xs in (curve.steps, curve.seconds / size)]
+    charts = [
+        Chart("against steps", "environment steps", metric, [line[0]], x_limits=(0, None)),
+        Chart("against wall time", f"{unit} since the run began", metric, [line[1]], x_limits=(0, None)),
+    ]
+    note = (
+        "Regular greedy evaluations, each the mean of several episodes of one policy; one seed."
+        if metric == EVALUATIONS
+        else "Recorded while training; it belongs to the policy that samples while it learns. One seed."
+    )
+    return Figure(metric.replace("/", "-"), metric, note, charts)
+
+
+# Of a group
+
+
+Sides = dict[tuple[str, str], list[StoredRun]]
+"""Runs by environment and name."""
+
+
+def _sides(runs: Iterable[StoredRun]) -> Sides:
+    sides: Sides = defaultdict(list)
+    for run in runs:
+        sides[run.environment or "", label_of(run)].append(run)
+    return {
+        key: sorted(sides[key], key=lambda run: (run.seed is None, run.seed or 0, run.place)) for key in sorted(sides)
+    }
+
+
+def _looks(sides: Sides) -> dict[str, int]:
+    """The same look for a name in all environments."""
+    return {name: number for number, name in enumerate(sorted({name for _, name in sides}))}
+
+
+def _scores(side: Iterable[StoredRun]) -> np.ndarray:
+    """Returns of the last policies of runs that came to their end.  # [number of seeds]"""
+    return np.array([run.final["return"] for run in side if run.state == "finished" and "return" in run.final])
+
+
+def _summary_of_group(runs: Sequence[StoredRun], sides: Sides) -> str:
+    states: dict[str, int] = defaultdict(int)
+    for run in runs:
+        states[run.state] += 1
+    text = f"{len(runs)} runs: " + ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
+    environments = dict.fromkeys(environment for environment, _ in sides)
+    began = [run.started for run in runs if run.started is not None]
+    more = f". Environments: {', '.join(environments)}."
+    if began:
+        more += f" Begun from {_when(min(began))} to {_when(max(began))}."
+    return f"<p>{_text(text + more)}</p>"
+
+
+def _warnings(name: str, runs: Sequence[StoredRun], sides: Sides, groups: Sequence[StoredGroup]) -> list[str]:
+    """What a reader has to know before the numbers."""
+    found = []
+    for run in runs:
+        if run.state != "finished":
+            found.append(f"Not in the numbers below: {run.place} ({label_of(run)}, seed {run.seed}) is {run.state}.")
+    parents = {run.parent for run in runs if run.parent is not None}
+    present = {(run.group, run.environment, run.seed) for run in runs}
+    for group in groups:
+        mine = [task for task in group.planned if task[0] == name or task[0].startswith(f"{name}/")]
+        if group.parent in parents or group.name == name:
+            missing = [task for task in (mine or group.planned) if task not in present]
+            if missing:
+                shown = ", ".join(f"{task[0]} in {task[1]} seed {task[2]}" for task in missing[:5])
+                more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+                found.append(f"Planned, but not there: {shown}{more}.")
+    if early := [run for run in runs if run.reached]:
+        found.append(
+            f"{len(early)} runs stopped early at an evaluation that reached their aim: such returns flatter, since "
+            "a lucky evaluation ends a run."
+        )
+    if any(run.dirty for run in runs):
+        found.append("Some of these runs were made with changes in the working folder that no commit has.")
+    few = [f"{label} in {environment}" for (environment, label), side in sides.items() if len(_scores(side)) < 4]
+    if few:
+        found.append(f"Fewer than 4 seeds: {', '.join(few)}. No test can tell such a side from another one.")
+    return found
+
+
+def _interval(scores: np.ndarray, statistic: str) -> tuple[float, statistics.Interval | None]:
+    """Median, IQM or mean of the scores, with its interval where there is one."""
+    functions = {"median": np.median, "IQM": statistics.iqm, "mean": np.mean}
+    value = float(functions[statistic](scores))
+    if len(scores) < INTERVAL_SEEDS:
+        return value, None
+    if statistic == "median":
+        return value, statistics.median_interval(scores, CONFIDENCE)
+    generator = np.random.default_rng(0)  # the same runs give the same page
+    interval = statistics.bootstrap_interval(
+        [scores],
+        lambda samples: np.asarray([functions[statistic](row) for row in samples[0]]),
+        generator,
+        resamples=RESAMPLES,
+        confidence=CONFIDENCE,
+    )
+    return value, interval
+
+
+STATISTICS = ("median", "IQM", "mean")
+
+
+def _table_of_results(sides: Sides) -> str:
+    rows = []
+    for (environment, label), side in sides.items():
+        scores = _scores(side)
+        cells = [environment, label, len(scores)]
+        for statistic in STATISTICS:
+            if not len(scores):
+                cells.append("")
+                continue
+            value, interval = _interval(scores, statistic)
+            ends = "" if interval is None else f" [{_number(interval.low)}, {_number(interval.high)}]"
+            cells.append(_number(value) + ends)
+        rows.append(cells)
+    return table(("environment", "group", "seeds", *STATISTICS), rows, [2, 3, 4, 5]) + (
+        '<p class="note">Returns of last policies, one number per seed; in brackets 95 % intervals: of the median '
+        "by its order statistics, whose coverage is exact and as close to 95 % as so many seeds allow; of IQM (mean "
+        "of the middle half) and mean by the bootstrap, which covers less than 95 % where seeds are few.</p>"
+    )
+
+
+def _results(sides: Sides) -> Figure:
+    charts = []
+    looks = _looks(sides)
+    for environment in dict.fromkeys(environment for environment, _ in sides):
+        rows = []
+        for (where, label), side in sides.items():
+            scores = _scores(side)
+            if where == environment and len(scores):
+                value, interval = _interval(scores, "median")
+                low, high = (None, None) if interval is None else (interval.low, interval.high)
+                rows.append(Row(label, looks[label], value, low, high, f"{len(scores)} seeds"))
+        if rows:
+            charts.append(Chart(environment, "return of the last policy", rows=rows))
+    note = "Dots: medians over seeds. Lines: their 95 % intervals by order statistics; none for a single seed."
+    return Figure("results", "Return of the last policy", note, charts)
+
+
+def _curves_of_sides(sides: Sides) -> list[Figure]:
+    by_steps, by_time = [], []
+    looks = _looks(sides)
+    for environment in dict.fromkeys(environment for environment, _ in sides):
+        charts: tuple[list[Line], list[Line]] = ([], [])
+        longest = max(
+            (
+                float(run.curves[EVALUATIONS].seconds[-1])
+                for (where, _), side in sides.items()
+                for run in side
+                if where == environment and EVALUATIONS in run.curves and len(run.curves[EVALUATIONS].seconds)
+            ),
+            default=0.0,
+        )
+        size, unit = unit_of(longest)
+        for (where, label), side in sides.items():
+            curves = [run.curves[EVALUATIONS] for run in side if EVALUATIONS in run.curves]
+            curves = [curve for curve in curves if len(curve.steps)]
+            if where == environment and curves:
+                name = f"{label} ({len(curves)} seed{'s' * (len(curves) > 1)})"
+                for lines, new in zip(charts, _lines(name, looks[label], curves, size), strict=True):
+                    lines += new
+        if charts[0]:
+            y = "return of greedy evaluations"
+            by_steps.append(Chart(environment, "environment steps", y, charts[0], x_limits=(0, None)))
+            by_time.append(Chart(environment, f"{unit} since the run began", y, charts[1], x_limits=(0, None)))
+    note = (
+        "Thick: median over seeds, as far as all seeds have come. Band: from the lowest to the highest of them. "
+        "Thin: each seed."
+    )
+    time_note = f"{note} A point of the median lies at the median of the seeds' times at that evaluation."
+    return [
+        Figure("return-by-steps", "Return against environment steps", note, by_steps),
+        Figure("return-by-time", "Return against wall time", time_note, by_time),
+    ]
+
+
+def _lines(label: str, look: int, curves: Sequence[Curve], size: float) -> tuple[list[Line], list[Line]]:
+    """Lines of a side's curves: against steps, and against time in units of so many seconds."""
+    thin = len(curves) > 1
+    by_steps = [Line(label, look, _list(c.steps), _list(c.values), is_thin=True) for c in curves if thin]
+    by_time = [Line(label, look, _list(c.seconds / size), _list(c.values), is_thin=True) for c in curves if thin]
+    steps = sorted(set.intersection(*(set(_list(curve.steps)) for curve in curves)))
+    if steps:
+        rows = [np.searchsorted(curve.steps, steps) for curve in curves]
+        values = np.stack([curve.values[row] for curve, row in zip(curves, rows, strict=True)])  # [seeds, K]
+        seconds = np.stack([curve.seconds[row] for curve, row in zip(curves, rows, strict=True)])
+        band = (_list(values.min(0)), _list(values.max(0))) if thin else (None, None)
+        middle = _list(np.median(values, axis=0))
+        by_steps.append(Line(label, look, steps, middle, *band))
+        by_time.append(Line(label, look, _list(np.median(seconds, axis=0) / size), middle, *band))
+    return by_steps, by_time
+
+
+def _settings_of_group(sides: Sides) -> str:
+    runs = [run for side in sides.values() for run in side]
+    values: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        for key, value in run.settings.items():
+            values[key][_value(value)].append(f"{label_of(run)} in {run.environment}")
+    shared, differing = [], []
+    for key, found in sorted(values.items()):
+        if len(found) == 1 and sum(map(len, found.values())) == len(runs):
+            shared.append((key, *found))
+        elif key != "seed":
+            for value, whose in found.items():
+                names = sorted(set(whose))
+                differing.append(
+                    (key, value, "; ".join(names[:6]) + (f"; and {len(names) - 6} more" * (len(names) > 6)))
+                )
+    parts = ["<h2>Settings</h2>"]
+    if differing:
+        parts.append("<p>Where these runs differ, besides their seeds:</p>")
+        parts.append(table(("setting", "value", "of"), differing))
+    parts.append("<details><summary>What they share</summary>")
+    parts.append(table(("setting", "value"), shared) + "</details>")
+    return "\n".join(parts)
+
+
+# Of both
+
+
+def _record(run: StoredRun) -> dict[str, Any] | None:
+    """Content of the run's own record of what it was made with, where its folder is at hand."""
+    try:
+        data = read_json(RunFolder.open(Path(run.place)).provenance_path)
+    except (RlkitError, OSError, ValueError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def _how_to_repeat(runs: Sequence[StoredRun], record: Mapping[str, Any] | None) -> str:
+    first = runs[0]
+    lines = []
+    if packages := _packages(runs, record):
+        lines += ["# the versions that it was made with", f"pip install {' '.join(packages)}"]
+    if len(runs) == 1:
+        lines += [
+            "# again from its record, and whether the same comes out",
+            f"rlkit reproduce {shlex.quote(first.place)}",
+        ]
+        lines += ["# or from this page alone: save the settings below as settings.json"]
+        lines += ["rlkit run --config settings.json"]
+    else:
+        lines += ["# each run again from its record, and whether the same comes out"]
+        lines += [f"rlkit reproduce {shlex.quote(run.place)}" for run in runs[:20]]
+        if len(runs) > 20:
+            lines.append(f"# … and {len(runs) - 20} more; see the table of runs")
+    parts = ["<h2>How to reproduce</h2>", f"<pre><code>{_text(chr(10).join(lines))}</code></pre>"]
+    if len(runs) == 1 and first.settings:
+        text = json.dumps(_nested(first.settings), indent=2, ensure_ascii=False)
+        parts.append(f"<details><summary>settings.json</summary><pre><code>{_text(text)}</code></pre></details>")
+    if record is not None and isinstance(record.get("command"), str):
+        parts.append(f"<p>It was started with <code>{_text(record['command'])}</code></p>")
+    return "\n".join(parts)
+
+
+def _packages(runs: Sequence[StoredRun], record: Mapping[str, Any] | None) -> list[str]:
+    """What pip is to install, as far as the runs agree on it."""
+    versions = {k: v for k, v in runs[0].versions.items() if all(run.versions.get(k) == v for run in runs)}
+    for plugin in (record or {}).get("plugins") or []:
+        if isinstance(plugin, dict) and plugin.get("distribution") and plugin.get("version"):
+            versions.setdefault(str(plugin["distribution"]), str(plugin["version"]))
+    return [shlex.quote(f"{name}=={version}") for name, version in sorted(versions.items()) if name != "python"]
+
+
+def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by dotted name as tables in tables."""
+    nested: dict[str, Any] = {}
+    for name, value in settings.items():
+        *above, last = name.split(".")
+        table = nested
+        for part in above:
+            below = table.setdefault(part, {})
+            if not isinstance(below, dict):  # a name that is a table elsewhere: keep it as it is
+                table, last = nested, name
+                break
+            table = below
+        table[last] = value
+    return nested
+
+
+def _origin(runs: Sequence[StoredRun], record: Mapping[str, Any] | None) -> str:
+    """Provenance: versions, code, machine."""
+    parts = ["<h2>Provenance</h2>"]
+    facts: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for run in runs:
+        for package, version in run.versions.items():
+            facts[f"version of {package}"][str(version)] += 1
+        for module, digest in run.code.items():
+            facts[f"hash of {module}"][str(digest)] += 1
+        dirty = {None: "no repository", True: "yes", False: "no"}[run.dirty]
+        facts["changes without a commit"][dirty] += 1
+    rows: list[tuple[str, str]] = []
+    for key, found in sorted(facts.items()):
+        # All runs alike need no counting.
+        several = len(found) > 1 or sum(found.values()) < len(runs)
+        rows += [
+            (key, f"{value} ({number} of {len(runs)} runs)" if several else value) for value, number in found.items()
+        ]
+    for key in ("git", "machine", "threads", "preset", "cwd", "run_id"):
+        value = (record or {}).get(key)
+        if isinstance(value, dict):
+            rows += [(f"{key} {name}", _value(item)) for name, item in sorted(value.items())]
+        elif value is not None:
+            rows.append((key, _value(value)))
+    parts.append(table(("what", "value"), rows))
+    return "\n".join(parts)
+
+
+def _text(value: object) -> str:
+    return html.escape(str(value))
+
+
+def _value(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.3g}"
+
+
+def _when(milliseconds: int | None) -> str:
+    """A time, in UTC: the same page wherever it is made."""
+    if milliseconds is None:
+        return ""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(milliseconds / 1000))
+    except (ValueError, OverflowError, OSError):
+        return "?"
+
+
+def _list(values: np.ndarray) -> list[float]:
+    return [value.item() for value in values]
