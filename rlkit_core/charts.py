@@ -273,7 +273,8 @@ def _seeds(number: int) -> str:
 
 
 def _method(interval: dict[str, Any]) -> str:
-    return f"{100 * interval['confidence']:.3g} %, {interval['method']}"
+    method = str(interval["method"])
+    return method if "cover" in method else f"{100 * interval['confidence']:.3g} %, {method}"
 
 
 def _joined(methods: Iterable[str]) -> str:

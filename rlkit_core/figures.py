@@ -152,11 +152,11 @@ def write_png(figure: Figure, path: Path) -> None:
     from matplotlib.figure import Figure as Canvas
 
     number = max(1, len(figure.charts))
-    columns = min(number, 2 if number in (2, 4) else 3)
-    lines = math.ceil(number / columns)
     is_wide = any(chart.rows for chart in figure.charts)
+    columns = min(number, 2 if is_wide or number in (2, 4) else 3)
+    lines = math.ceil(number / columns)
     most_rows = max([len(chart.rows) for chart in figure.charts], default=0)
-    width = (7.0 if number == 1 else 5.6) if is_wide else (6.4 if number == 1 else 4.6)
+    width = 6.6 if is_wide or number == 1 else 4.6
     height = 1.1 + 0.32 * most_rows if is_wide else 3.4
     style = {
         # A name is a text, not a formula.
@@ -164,9 +164,14 @@ def write_png(figure: Figure, path: Path) -> None:
         **{"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#e5e5e5"},
         **{"axes.axisbelow": True, "axes.edgecolor": "#666666", "savefig.dpi": 130, "axes.formatter.useoffset": False},
     }
-    with warnings.catch_warnings(), matplotlib.rc_context({**matplotlib.rcParamsDefault, **style}):
+    labels = short_names(line.label for chart in figure.charts for line in chart.lines if not line.is_thin)
+    per_line = max(1, int(columns * width / (0.9 + 0.085 * max(map(len, labels.values()), default=0))))
+    above = 0.2 * math.ceil(len(labels) / per_line)
+    with warnings.catch_warnings(), matplotlib.rc_context():
         warnings.simplefilter("ignore")  # a letter that the font has not
-        canvas = Canvas(figsize=(columns * width, lines * height + 1.0), layout="constrained")
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(style)
+        canvas = Canvas(figsize=(columns * width, lines * height + above + 0.9), layout="constrained")
         FigureCanvasAgg(canvas)
         drawn = canvas.subplots(lines, columns, squeeze=False).ravel()
         handles: dict[str, Any] = {}
@@ -174,11 +179,8 @@ def write_png(figure: Figure, path: Path) -> None:
             _draw(axes, chart, handles)
         for axes in drawn[len(figure.charts) :]:
             axes.set_axis_off()
-        canvas.suptitle(figure.title, fontsize=11, fontweight="bold")
         canvas.supxlabel(_wrapped(figure.note, round(columns * width * 14)), fontsize=8, color="#555555")
         if handles:
-            labels = short_names(handles)
-            per_line = max(1, int(columns * width / (0.9 + 0.085 * max(map(len, labels.values())))))
             legend = canvas.legend(
                 list(handles.values()),
                 # matplotlib leaves out those that begin with an underscore.
@@ -186,9 +188,13 @@ def write_png(figure: Figure, path: Path) -> None:
                 loc="outside upper center",
                 ncols=min(per_line, len(handles)),
                 frameon=False,
+                title=figure.title,
+                title_fontproperties={"size": 11, "weight": "bold"},
             )
-            for text, label in zip(legend.get_texts(), labels.values(), strict=True):
-                text.set_text(label)
+            for text, label in zip(legend.get_texts(), handles, strict=True):
+                text.set_text(labels[label])
+        else:
+            canvas.suptitle(figure.title, fontsize=11, fontweight="bold")
         canvas.savefig(path, format="png", metadata={"Software": None})
 
 

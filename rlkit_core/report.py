@@ -23,10 +23,6 @@ EVALUATIONS = "evaluation/return"
 TRAINING = ("rollout/return", "rollout/episode_length", "time/steps_per_second")
 CURVES = (EVALUATIONS, *TRAINING)
 """Metrics of which a report shows curves: what `RunStore.runs` is to be asked for."""
-RESAMPLES = 10_000
-CONFIDENCE = 0.95
-INTERVAL_SEEDS = 2
-"""Seeds from which an interval is given."""
 
 
 def report_run(run: StoredRun) -> str:
@@ -35,8 +31,8 @@ def report_run(run: StoredRun) -> str:
     figures = [
         figure
         for metric in CURVES
-        if metric in run.curves and len(run.curves[metric].steps)
-        for figure in (_curves_of_run(run, metric),)
+        if (curve := _curve(run, metric)) is not None
+        for figure in (_curves_of_run(metric, curve),)
     ]
 
     def body(place: Any) -> str:
@@ -143,8 +139,16 @@ def _state(run: StoredRun) -> str:
     return f"{run.state}, stopped early" if run.state == "finished" and run.reached else run.state
 
 
-def _curves_of_run(run: StoredRun, metric: str) -> Figure:
-    curve = run.curves[metric]
+def _curve(run: StoredRun, metric: str) -> Curve | None:
+    """A run's curve without what is no finite number, or None where nothing is left."""
+    curve = run.curves.get(metric)
+    if curve is None:
+        return None
+    kept = np.isfinite(curve.values)
+    return Curve(curve.steps[kept], curve.seconds[kept], curve.values[kept]) if kept.any() else None
+
+
+def _curves_of_run(metric: str, curve: Curve) -> Figure:
     size, unit = unit_of(float(curve.seconds[-1]))
     line = [Line(metric, 0, _list(xs), _list(curve.values)) for xs in (curve.steps, curve.seconds / size)]
     charts = [
@@ -182,7 +186,8 @@ def _looks(sides: Sides) -> dict[str, int]:
 
 def _scores(side: Iterable[StoredRun]) -> np.ndarray:
     """Returns of the last policies of runs that came to their end.  # [number of seeds]"""
-    return np.array([run.final["return"] for run in side if run.state == "finished" and "return" in run.final])
+    scores = np.array([run.final.get("return", np.nan) for run in side if run.state == "finished"])
+    return scores[np.isfinite(scores)]
 
 
 def _summary_of_group(runs: Sequence[StoredRun], sides: Sides) -> str:
@@ -229,21 +234,15 @@ def _warnings(name: str, runs: Sequence[StoredRun], sides: Sides, groups: Sequen
 
 def _interval(scores: np.ndarray, statistic: str) -> tuple[float, statistics.Interval | None]:
     """Median, IQM or mean of the scores, with its interval where there is one."""
-    functions = {"median": np.median, "IQM": statistics.iqm, "mean": np.mean}
-    value = float(functions[statistic](scores))
-    if len(scores) < INTERVAL_SEEDS:
-        return value, None
     if statistic == "median":
-        return value, statistics.median_interval(scores, CONFIDENCE)
+        interval = statistics.median_interval(scores) if len(scores) > 1 else None
+        return float(np.median(scores)), interval
+    aggregate = {"IQM": statistics.aggregate_iqm, "mean": statistics.aggregate_mean}[statistic]
+    value = float(aggregate([scores]))
+    if len(scores) < 2:
+        return value, None
     generator = np.random.default_rng(0)  # the same runs give the same page
-    interval = statistics.bootstrap_interval(
-        [scores],
-        lambda samples: np.asarray([functions[statistic](row) for row in samples[0]]),
-        generator,
-        resamples=RESAMPLES,
-        confidence=CONFIDENCE,
-    )
-    return value, interval
+    return value, statistics.bootstrap_interval([scores], aggregate, generator)
 
 
 STATISTICS = ("median", "IQM", "mean")
@@ -253,19 +252,18 @@ def _table_of_results(sides: Sides) -> str:
     rows = []
     for (environment, label), side in sides.items():
         scores = _scores(side)
-        cells = [environment, label, len(scores)]
-        for statistic in STATISTICS:
-            if not len(scores):
-                cells.append("")
-                continue
+        cells: list[object] = [environment, label, len(scores)]
+        for statistic in STATISTICS if len(scores) else ():
             value, interval = _interval(scores, statistic)
             ends = "" if interval is None else f" [{_number(interval.low)}, {_number(interval.high)}]"
+            if interval is not None and interval.confidence < 0.95:
+                ends += f" ({100 * interval.confidence:.1f} %)"
             cells.append(_number(value) + ends)
-        rows.append(cells)
+        rows.append([*cells, *("" for _ in range(6 - len(cells)))])
     return table(("environment", "group", "seeds", *STATISTICS), rows, [2, 3, 4, 5]) + (
-        '<p class="note">Returns of last policies, one number per seed; in brackets 95 % intervals: of the median '
-        "by its order statistics, whose coverage is exact and as close to 95 % as so many seeds allow; of IQM (mean "
-        "of the middle half) and mean by the bootstrap, which covers less than 95 % where seeds are few.</p>"
+        '<p class="note">Returns of last policies, one number per seed. In brackets are 95 % intervals: of the median '
+        "by order statistics, which are exact, with their coverage where so few seeds cannot reach 95 %; "
+        "of IQM (the mean of the middle half) and mean by the bootstrap, which are too narrow where seeds are few.</p>"
     )
 
 
@@ -282,7 +280,7 @@ def _results(sides: Sides) -> Figure:
                 rows.append(Row(label, looks[label], value, low, high, f"{len(scores)} seeds"))
         if rows:
             charts.append(Chart(environment, "return of the last policy", rows=rows))
-    note = "Dots: medians over seeds. Lines: their 95 % intervals by order statistics; none for a single seed."
+    note = "Dots: medians over seeds. Lines: their intervals, by order statistics; see the table for their coverage."
     return Figure("results", "Return of the last policy", note, charts)
 
 
@@ -291,20 +289,15 @@ def _curves_of_sides(sides: Sides) -> list[Figure]:
     looks = _looks(sides)
     for environment in dict.fromkeys(environment for environment, _ in sides):
         charts: tuple[list[Line], list[Line]] = ([], [])
-        longest = max(
-            (
-                float(run.curves[EVALUATIONS].seconds[-1])
-                for (where, _), side in sides.items()
-                for run in side
-                if where == environment and EVALUATIONS in run.curves and len(run.curves[EVALUATIONS].seconds)
-            ),
-            default=0.0,
-        )
-        size, unit = unit_of(longest)
-        for (where, label), side in sides.items():
-            curves = [run.curves[EVALUATIONS] for run in side if EVALUATIONS in run.curves]
-            curves = [curve for curve in curves if len(curve.steps)]
-            if where == environment and curves:
+        found = {
+            label: [curve for run in side if (curve := _curve(run, EVALUATIONS)) is not None]
+            for (where, label), side in sides.items()
+            if where == environment
+        }
+        times = [float(curve.seconds[-1]) for curves in found.values() for curve in curves]
+        size, unit = unit_of(max(times, default=0.0))
+        for label, curves in found.items():
+            if curves:
                 name = f"{label} ({len(curves)} seed{'s' * (len(curves) > 1)})"
                 for lines, new in zip(charts, _lines(name, looks[label], curves, size), strict=True):
                     lines += new
