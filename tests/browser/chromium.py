@@ -10,9 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from selenium import webdriver
-from selenium.common.exceptions import WebDriverException
-
 SECONDS = 60.0
 """How long a page is waited for: machines that run tests are slow."""
 T = TypeVar("T")
@@ -22,8 +19,10 @@ class Browser:
     """Chromium, by way of its driver."""
 
     def __init__(self, folder: Path) -> None:
-        chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-        assert chromium and driver, "no browser: apt-get install chromium chromium-driver"
+        from selenium import webdriver
+
+        chromium, driver = map(shutil.which, ("chromium", "chromedriver"))
+        assert None not in (chromium, driver), "no browser: apt-get install chromium chromium-driver"
         options = webdriver.ChromeOptions()
         options.binary_location = chromium
         for flag in (
@@ -61,6 +60,8 @@ class Browser:
 
     def wait(self, condition: Callable[[], T], what: str) -> T:
         """Wait until something is true."""
+        from selenium.common.exceptions import WebDriverException
+
         deadline = time.monotonic() + SECONDS
         while True:
             try:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from .chromium import Browser, chromium
+from tests.browser.chromium import Browser, chromium
 
 
 @pytest.fixture(scope="session")
