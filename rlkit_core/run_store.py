@@ -42,6 +42,7 @@ class StoredRun:
         seed: of the run.
         group: name under which it is compared; `a/b` belongs to `a`, too.
         parent: id of the group of runs that it was started with, the same for all of them, or None.
+        init_from: run whose last policy it started from, or None.
         settings: all settings, plain values by dotted name, such as `algorithm.gamma`.
         versions: of packages.
         code: hashes of the code that it was made with, by module: `rlkit_core`, and each plugin's.
@@ -63,6 +64,7 @@ class StoredRun:
     seed: int | None = None
     group: str = ""
     parent: str | None = None
+    init_from: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     code: Mapping[str, str] = field(default_factory=dict)

@@ -26,6 +26,8 @@ LAYERS = [
     {"collector", "learner", "registry"},
     {"presets", "provenance", "tracking", "stored_policy", "checkpoint", "drift", "profiling", "scaffold"},
     {"run_store", "executor"},
+    {"refusals"},
+    {"comparison"},
     {"evaluation", "continuation", "doctor"},
     {"training"},
     {"testing"},

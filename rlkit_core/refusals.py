@@ -1,0 +1,1 @@
+"""Refusals: what would make a comparison of runs mislead, found before anything is computed."""
