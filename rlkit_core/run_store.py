@@ -292,6 +292,7 @@ def _stored_run(path: Path) -> StoredRun:
         seed=_count(config.get("seed")),
         group=_text(config.get("group")) or default_group(algorithm, environment),
         parent=_text(about.get("parent")),
+        init_from=_text(about.get("init_from")),
         settings=dict(flat_settings(config)),
         versions={name: text for name, text in _table_in(about, "versions").items() if isinstance(text, str)},
         code=code_of(about),
