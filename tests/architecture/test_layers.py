@@ -36,6 +36,8 @@ LAYERS = [
         "scaffold",
     },
     {"run_store", "executor"},
+    {"refusals"},
+    {"comparison"},
     {"evaluation", "continuation", "doctor", "report"},
     {"training"},
     {"testing"},
