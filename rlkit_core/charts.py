@@ -59,15 +59,22 @@ def _curves(result: dict[str, Any], looks: dict[str, int], axis: str) -> Figure:
         lines = []
         for name, curve in found:
             label, look = f"{name} ({_seeds(len(curve['runs']))})", looks[name]
+            is_step = axis == "seconds"  # a run keeps its evaluation until the next one
             xs = [value / size for value in curve["x"]]
-            if len(curve["runs"]) > 1:
-                lines += [Line(label, look, *_known(xs, values), is_thin=True) for values in curve["runs"]]
+            several = len(curve["runs"]) > 1
+            for values in curve["runs"] if several else ():
+                thin_xs, thin_ys = _known(xs, values)
+                lines.append(Line(label, look, thin_xs, thin_ys, is_step=is_step, is_thin=True))
             # Where there is no band the ends of it lie on the line.
-            ends = [
+            low, high = (
                 [middle if end is None else end for middle, end in zip(curve["median"], curve[end], strict=True)]
                 for end in ("low", "high")
-            ]
-            lines.append(Line(label, look, *_known(xs, curve["median"], *ends)))
+            )
+            xs, middle, low, high = _known(xs, curve["median"], low, high)
+            if not several:
+                lines.append(Line(label, look, xs, middle, is_step=is_step))
+                continue
+            lines.append(Line(label, look, xs, middle, low, high, is_step=is_step))
             if any(end is not None for end in curve["low"]):
                 methods.append(_method(curve))
         if lines:
@@ -91,10 +98,12 @@ def _intervals(result: dict[str, Any], looks: dict[str, int]) -> Figure:
                 interval = side[key]
                 if interval is None or interval["value"] is None:
                     continue
-                note = _seeds(len(side["seeds"])) if key == "median" else ""
-                label = f"{side['side']}: {name}"
-                rows.append(Row(label, looks[side["side"]], interval["value"], interval["low"], interval["high"], note))
-                if interval["low"] is not None:
+                number = len(side["seeds"])
+                note = _seeds(number) if key == "median" else ""
+                # One seed says nothing of others.
+                low, high = (interval["low"], interval["high"]) if number > 1 else (None, None)
+                rows.append(Row(f"{side['side']}: {name}", looks[side["side"]], interval["value"], low, high, note))
+                if low is not None:
                     methods.append(f"{name} {_method(interval)}")
         if rows:
             charts.append(Chart(environment["environment"], result["measure"], rows=rows))
@@ -149,9 +158,9 @@ def _profiles(result: dict[str, Any], looks: dict[str, int]) -> Figure:
             seeds = numbers.get((title, name))
             label = name if seeds is None else f"{name} ({_seeds(seeds)})"
             band = None not in (*side["low"], *side["high"])
-            ends = (side["low"], side["high"]) if band else (None, None)
+            low, high = (side["low"], side["high"]) if band else (None, None)
             has_band |= band
-            lines.append(Line(label, looks[name], profiles["thresholds"], side["fraction"], *ends, is_step=True))
+            lines.append(Line(label, looks[name], profiles["thresholds"], side["fraction"], low, high, is_step=True))
         if lines:
             y = "fraction of runs " + ("that need fewer" if is_lower_better and x != "normalised score" else "above")
             charts.append(Chart(title, x, y, lines, y_limits=(0, 1.02)))
@@ -208,7 +217,7 @@ def comparison_page(result: dict[str, Any], figures: Sequence[Figure]) -> str:
         for environment in result["environments"]:
             parts.append(f"<h2>{html.escape(environment['environment'])}</h2>")
             parts += [f"<p>{html.escape(pair['text'])}</p>" for pair in environment["pairs"]]
-            parts.append(_table_of_sides(environment))
+            parts.append(table_of_sides(environment))
             parts += [f'<p class="note">{html.escape(note)}</p>' for note in environment["notes"]]
         parts += map(place, figures)
         parts.append("<h2>How it was made</h2>")
@@ -235,7 +244,8 @@ def comparison_page(result: dict[str, Any], figures: Sequence[Figure]) -> str:
     return page(f"{result['name'] or 'Comparison'}: a comparison by rlkit", body)
 
 
-def _table_of_sides(environment: dict[str, Any]) -> str:
+def table_of_sides(environment: dict[str, Any]) -> str:
+    """Each side of an environment with its numbers, in HTML."""
     head = ("side", "seeds", "median", "IQM", "mean", "runs")
     rows = [
         (

@@ -6,16 +6,17 @@ import html
 import json
 import shlex
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rlkit_core import statistics
+from rlkit_core import comparison, refusals
+from rlkit_core.charts import comparison_figures, table_of_sides
 from rlkit_core.errors import RlkitError
-from rlkit_core.figures import Chart, Figure, Line, Row, page, table, unit_of
+from rlkit_core.figures import Chart, Figure, Line, page, table, unit_of
 from rlkit_core.run_folder import RunFolder, read_json
 from rlkit_core.run_store import Curve, StoredGroup, StoredRun
 
@@ -23,6 +24,8 @@ EVALUATIONS = "evaluation/return"
 TRAINING = ("rollout/return", "rollout/episode_length", "time/steps_per_second")
 CURVES = (EVALUATIONS, *TRAINING)
 """Metrics of which a report shows curves: what `RunStore.runs` is to be asked for."""
+FIGURES = ("return-by-steps", "return-by-time", "intervals", "performance-profiles")
+"""Those of a comparison that do not say whether sides differ."""
 
 
 def report_run(run: StoredRun) -> str:
@@ -53,40 +56,34 @@ def report_run(run: StoredRun) -> str:
 
 
 def report_group(name: str, runs: Sequence[StoredRun], groups: Sequence[StoredGroup] = ()) -> str:
-    """A group's page: each of its sides with its seeds.
+    """A group's page: its sides, each with its seeds, beside each other. Whether they differ, a comparison says.
 
     Args:
         name: the group's, as it was asked for.
         runs: its runs, with the curves of `CURVES`.
         groups: what groups of runs were meant to hold, to say what is missing.
     """
-    sides = _sides(runs)
-    figures = [figure for figure in (_results(sides), *_curves_of_sides(sides)) if figure.charts]
+    result = comparison.compare(runs, name=name)
+    figures = [figure for figure in comparison_figures(result) if figure.name in FIGURES]
 
-    def body(place: Any) -> str:
-        parts = [f"<h1>{_text(name)}</h1>", _summary_of_group(runs, sides)]
-        parts += [f'<p class="warning">{_text(text)}</p>' for text in _warnings(name, runs, sides, groups)]
-        parts.append("<h2>Results</h2>")
-        parts.append(_table_of_results(sides))
+    def body(place: Callable[[Figure], str]) -> str:
+        parts = [f"<h1>{_text(name)}</h1>", _summary_of_group(runs)]
+        for refusal in refusals.refusals(runs, groups=groups):
+            parts.append(f'<p class="warning">{"<br>".join(map(_text, refusal.lines()))}</p>')
+        for environment in result["environments"]:
+            parts.append(f"<h2>{_text(environment['environment'])}</h2>")
+            parts.append(table_of_sides(environment))
+            parts += [f'<p class="note">{_text(note)}</p>' for note in environment["notes"]]
+        parts.append(
+            '<p class="note">Returns of last policies, one number per seed; in brackets intervals, that of the median '
+            "exact, those of IQM (the mean of the middle half) and mean by the bootstrap, too narrow where seeds are "
+            "few. Whether groups differ is what <code>rlkit compare</code> says.</p>"
+        )
         parts += map(place, figures)
         parts.append("<h2>Runs</h2>")
-        head = ("environment", "group", "seed", "state", "steps", "return", "run")
-        parts.append(
-            table(
-                head,
-                [
-                    (
-                        *(run.environment or "", label_of(run), "" if run.seed is None else run.seed, _state(run)),
-                        *("" if run.steps is None else f"{run.steps:,}", _return(run), run.place),
-                    )
-                    for side in sides.values()
-                    for run in side
-                ],
-                [2, 4, 5],
-            )
-        )
+        parts.append(_table_of_runs(runs))
         parts.append(_how_to_repeat(runs, None))
-        parts.append(_settings_of_group(sides))
+        parts.append(_settings_of_group(runs))
         parts.append(_origin(runs, None))
         return "\n".join(parts)
 
@@ -166,175 +163,28 @@ def _curves_of_run(metric: str, curve: Curve) -> Figure:
 # Of a group
 
 
-Sides = dict[tuple[str, str], list[StoredRun]]
-"""Runs by environment and name."""
+def _summary_of_group(runs: Sequence[StoredRun]) -> str:
+    states = Counter(run.state for run in runs)
+    text = f"{len(runs)} runs: {', '.join(f'{number} {state}' for state, number in sorted(states.items()))}."
+    if began := [run.started for run in runs if run.started is not None]:
+        text += f" Begun from {_when(min(began))} to {_when(max(began))}."
+    return f"<p>{_text(text)}</p>"
 
 
-def _sides(runs: Iterable[StoredRun]) -> Sides:
-    sides: Sides = defaultdict(list)
-    for run in runs:
-        sides[run.environment or "", label_of(run)].append(run)
-    return {
-        key: sorted(sides[key], key=lambda run: (run.seed is None, run.seed or 0, run.place)) for key in sorted(sides)
-    }
-
-
-def _looks(sides: Sides) -> dict[str, int]:
-    """The same look for a name in all environments."""
-    return {name: number for number, name in enumerate(sorted({name for _, name in sides}))}
-
-
-def _scores(side: Iterable[StoredRun]) -> np.ndarray:
-    """Returns of the last policies of runs that came to their end.  # [number of seeds]"""
-    scores = np.array([run.final.get("return", np.nan) for run in side if run.state == "finished"])
-    return scores[np.isfinite(scores)]
-
-
-def _summary_of_group(runs: Sequence[StoredRun], sides: Sides) -> str:
-    states: dict[str, int] = defaultdict(int)
-    for run in runs:
-        states[run.state] += 1
-    text = f"{len(runs)} runs: " + ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
-    environments = dict.fromkeys(environment for environment, _ in sides)
-    began = [run.started for run in runs if run.started is not None]
-    more = f". Environments: {', '.join(environments)}."
-    if began:
-        more += f" Begun from {_when(min(began))} to {_when(max(began))}."
-    return f"<p>{_text(text + more)}</p>"
-
-
-def _warnings(name: str, runs: Sequence[StoredRun], sides: Sides, groups: Sequence[StoredGroup]) -> list[str]:
-    """What a reader has to know before the numbers."""
-    found = []
-    for run in runs:
-        if run.state != "finished":
-            found.append(f"Not in the numbers below: {run.place} ({label_of(run)}, seed {run.seed}) is {run.state}.")
-    parents = {run.parent for run in runs if run.parent is not None}
-    present = {(run.group, run.environment, run.seed) for run in runs}
-    for group in groups:
-        mine = [task for task in group.planned if task[0] == name or task[0].startswith(f"{name}/")]
-        if group.parent in parents or group.name == name:
-            missing = [task for task in (mine or group.planned) if task not in present]
-            if missing:
-                shown = ", ".join(f"{task[0]} in {task[1]} seed {task[2]}" for task in missing[:5])
-                more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-                found.append(f"Planned, but not there: {shown}{more}.")
-    if early := [run for run in runs if run.reached]:
-        found.append(
-            f"{len(early)} runs stopped early at an evaluation that reached their aim: such returns flatter, since "
-            "a lucky evaluation ends a run."
+def _table_of_runs(runs: Sequence[StoredRun]) -> str:
+    head = ("environment", "group", "seed", "state", "steps", "return", "run")
+    ordered = sorted(runs, key=lambda run: (run.environment or "", label_of(run), run.seed or 0, run.place))
+    rows = [
+        (
+            *(run.environment or "", label_of(run), "" if run.seed is None else run.seed, _state(run)),
+            *("" if run.steps is None else f"{run.steps:,}", _return(run), run.place),
         )
-    if any(run.dirty for run in runs):
-        found.append("Some of these runs were made with changes in the working folder that no commit has.")
-    few = [f"{label} in {environment}" for (environment, label), side in sides.items() if len(_scores(side)) < 4]
-    if few:
-        found.append(f"Fewer than 4 seeds: {', '.join(few)}. No test can tell such a side from another one.")
-    return found
-
-
-def _interval(scores: np.ndarray, statistic: str) -> tuple[float, statistics.Interval | None]:
-    """Median, IQM or mean of the scores, with its interval where there is one."""
-    if statistic == "median":
-        interval = statistics.median_interval(scores) if len(scores) > 1 else None
-        return float(np.median(scores)), interval
-    aggregate = {"IQM": statistics.aggregate_iqm, "mean": statistics.aggregate_mean}[statistic]
-    value = float(aggregate([scores]))
-    if len(scores) < 2:
-        return value, None
-    generator = np.random.default_rng(0)  # the same runs give the same page
-    return value, statistics.bootstrap_interval([scores], aggregate, generator)
-
-
-STATISTICS = ("median", "IQM", "mean")
-
-
-def _table_of_results(sides: Sides) -> str:
-    rows = []
-    for (environment, label), side in sides.items():
-        scores = _scores(side)
-        cells: list[object] = [environment, label, len(scores)]
-        for statistic in STATISTICS if len(scores) else ():
-            value, interval = _interval(scores, statistic)
-            ends = "" if interval is None else f" [{_number(interval.low)}, {_number(interval.high)}]"
-            if interval is not None and interval.confidence < 0.95:
-                ends += f" ({100 * interval.confidence:.1f} %)"
-            cells.append(_number(value) + ends)
-        rows.append([*cells, *("" for _ in range(6 - len(cells)))])
-    return table(("environment", "group", "seeds", *STATISTICS), rows, [2, 3, 4, 5]) + (
-        '<p class="note">Returns of last policies, one number per seed. In brackets are 95 % intervals: of the median '
-        "by order statistics, which are exact, with their coverage where so few seeds cannot reach 95 %; "
-        "of IQM (the mean of the middle half) and mean by the bootstrap, which are too narrow where seeds are few.</p>"
-    )
-
-
-def _results(sides: Sides) -> Figure:
-    charts = []
-    looks = _looks(sides)
-    for environment in dict.fromkeys(environment for environment, _ in sides):
-        rows = []
-        for (where, label), side in sides.items():
-            scores = _scores(side)
-            if where == environment and len(scores):
-                value, interval = _interval(scores, "median")
-                low, high = (None, None) if interval is None else (interval.low, interval.high)
-                rows.append(Row(label, looks[label], value, low, high, f"{len(scores)} seeds"))
-        if rows:
-            charts.append(Chart(environment, "return of the last policy", rows=rows))
-    note = "Dots: medians over seeds. Lines: their intervals, by order statistics; see the table for their coverage."
-    return Figure("results", "Return of the last policy", note, charts)
-
-
-def _curves_of_sides(sides: Sides) -> list[Figure]:
-    by_steps, by_time = [], []
-    looks = _looks(sides)
-    for environment in dict.fromkeys(environment for environment, _ in sides):
-        charts: tuple[list[Line], list[Line]] = ([], [])
-        found = {
-            label: [curve for run in side if (curve := _curve(run, EVALUATIONS)) is not None]
-            for (where, label), side in sides.items()
-            if where == environment
-        }
-        times = [float(curve.seconds[-1]) for curves in found.values() for curve in curves]
-        size, unit = unit_of(max(times, default=0.0))
-        for label, curves in found.items():
-            if curves:
-                name = f"{label} ({len(curves)} seed{'s' * (len(curves) > 1)})"
-                for lines, new in zip(charts, _lines(name, looks[label], curves, size), strict=True):
-                    lines += new
-        if charts[0]:
-            y = "return of greedy evaluations"
-            by_steps.append(Chart(environment, "environment steps", y, charts[0], x_limits=(0, None)))
-            by_time.append(Chart(environment, f"{unit} since the run began", y, charts[1], x_limits=(0, None)))
-    note = (
-        "Thick: median over seeds, as far as all seeds have come. Band: from the lowest to the highest of them. "
-        "Thin: each seed."
-    )
-    time_note = f"{note} A point of the median lies at the median of the seeds' times at that evaluation."
-    return [
-        Figure("return-by-steps", "Return against environment steps", note, by_steps),
-        Figure("return-by-time", "Return against wall time", time_note, by_time),
+        for run in ordered
     ]
+    return table(head, rows, (2, 4, 5))
 
 
-def _lines(label: str, look: int, curves: Sequence[Curve], size: float) -> tuple[list[Line], list[Line]]:
-    """Lines of a side's curves: against steps, and against time in units of so many seconds."""
-    thin = len(curves) > 1
-    by_steps = [Line(label, look, _list(c.steps), _list(c.values), is_thin=True) for c in curves if thin]
-    by_time = [Line(label, look, _list(c.seconds / size), _list(c.values), is_thin=True) for c in curves if thin]
-    steps = sorted(set.intersection(*(set(_list(curve.steps)) for curve in curves)))
-    if steps:
-        rows = [np.searchsorted(curve.steps, steps) for curve in curves]
-        values = np.stack([curve.values[row] for curve, row in zip(curves, rows, strict=True)])  # [seeds, K]
-        seconds = np.stack([curve.seconds[row] for curve, row in zip(curves, rows, strict=True)])
-        band = (_list(values.min(0)), _list(values.max(0))) if thin else (None, None)
-        middle = _list(np.median(values, axis=0))
-        by_steps.append(Line(label, look, steps, middle, *band))
-        by_time.append(Line(label, look, _list(np.median(seconds, axis=0) / size), middle, *band))
-    return by_steps, by_time
-
-
-def _settings_of_group(sides: Sides) -> str:
-    runs = [run for side in sides.values() for run in side]
+def _settings_of_group(runs: Sequence[StoredRun]) -> str:
     values: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for run in runs:
         for key, value in run.settings.items():

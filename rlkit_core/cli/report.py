@@ -14,11 +14,11 @@ from rlkit_core.errors import StorageError
 @click.command(
     "report",
     context_settings=CONTEXT,
-    help="Write a page about a run, or about a group of runs: curves, results with intervals, settings, versions, and how "
-    "to reproduce them. It holds all it needs and opens without a network.",
+    help="Write a page about a run, or about a group of runs: curves, results with intervals, settings, versions, and "
+    "how to reproduce them. It holds all it needs and opens without a network.",
 )
 @click.argument("what", metavar="RUN|GROUP")
-@click.option("--output", metavar="FILE", help="where to; default: report.html in the run folder, or NAME-report.html here")
+@click.option("--output", metavar="FILE", help="where to; default: NAME-report.html here")
 def command(what: str, output: str | None) -> None:
     """Write the page."""
     from rlkit_core.report import CURVES, report_group, report_run
@@ -33,7 +33,9 @@ def command(what: str, output: str | None) -> None:
     try:
         replace_file(path, text.encode("utf-8", "replace"))
     except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}\nchoose another file with --output") from error
+        raise StorageError(
+            f"cannot write {path}: {error.strerror or error}\nchoose another file with --output"
+        ) from error
     click.echo(f"report  {path}")
 
 
