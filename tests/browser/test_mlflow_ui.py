@@ -1,0 +1,46 @@
+"""MLflow's own page, from a real `mlflow ui`, in a real browser: runs are grouped and charted without any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rlkit_core.builtin.trackers import MlflowConfig
+from rlkit_core.run_folder import RunFolder, read_journal, read_json
+from rlkit_core.tracking import TrackedRun
+from tests.browser.chromium import Browser
+from tests.browser.mlflow_ui import charted_by_group, open_experiment
+from tests.made_runs import config_of, make_run, returns_of
+from tests.mlflow_server import MlflowServer
+
+pytestmark = pytest.mark.browser
+
+
+def test_mlflow_shows_runs_by_group_and_charts_their_evaluations(browser: Browser, tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    for group in ("fast", "slow"):
+        for seed in range(2):
+            config = config_of(seed=seed, group=f"classic/{group}", total_steps=100_000)
+            returns = returns_of(seed, 20, 500 if group == "fast" else 300)
+            track(make_run(tmp_path / "runs" / f"{group}-{seed}", config=config, returns=returns), uri)
+    server = MlflowServer(tmp_path, command="ui", store=uri)
+    try:
+        open_experiment(browser, server.uri, "rlkit/CartPole-v1")
+        for name in ("fast-0", "fast-1", "slow-0", "slow-1"):
+            browser.wait_for_text(name)
+        charted_by_group(browser, server.uri, "rlkit/CartPole-v1", ["classic/fast", "classic/slow"])
+    finally:
+        server.kill()
+
+
+def track(path: Path, uri: str) -> None:
+    """Send a run to MLflow as the tracking process does, but in this process."""
+    from rlkit_core.builtin.mlflow_tracker import MlflowTracker
+
+    folder = RunFolder.open(path)
+    tracker = MlflowTracker(MlflowConfig(uri=uri))
+    tracker.start(TrackedRun(folder, read_json(folder.config_path), read_json(folder.provenance_path)))
+    records = [record for _, record in read_journal(folder.journal_path)]
+    tracker.log(records)
+    tracker.finish("finished", records[-1]["time"])
