@@ -474,7 +474,9 @@ _POLICY = (
 )
 
 _SCRIPT = """
-const config = {displaylogo: false, responsive: true, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"]};
+// Named one by one: among the others is one that sends the chart to a company.
+const buttons = ["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"];
+const config = {displaylogo: false, responsive: true, modeBarButtons: [buttons], plotlyServerURL: ""};
 figures.forEach((figure, i) => Plotly.newPlot("chart-" + i, figure.data, figure.layout, config));
 """
 

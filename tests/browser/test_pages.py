@@ -41,6 +41,9 @@ def test_a_comparison(browser: Browser, tmp_path: Path) -> None:
     assert texts(browser, "return-by-steps", ".ytitle") == ["return of greedy evaluations"] * 2
     assert "no difference" in texts(browser, "probability-of-improvement", ".annotation-text")
     assert "classic/ppo is worse than classic/a2c in Acrobot-v1" in browser.text()
+    # plotly has one more, which sends the chart away.
+    buttons = browser.run("return [...document.querySelectorAll('.modebar-btn')].map(e => e.dataset.title)")
+    assert set(buttons) == {"Download plot as a PNG", "Zoom", "Pan", "Zoom in", "Zoom out", "Reset axes"}
     # A click on a name in the legend takes its line, its band and its seeds away.
     shown = "return document.querySelectorAll('#chart-0 .scatterlayer .trace').length"
     before = browser.run(shown)
