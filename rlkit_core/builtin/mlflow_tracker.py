@@ -47,26 +47,39 @@ CALL_SIZE = 200_000
 
 PROBE_SECONDS = 3.0
 LOCK_SECONDS = 30.0
-EXPERIMENT_TAGS = {
-    # Which pages MLflow's UI has for it: those of models that are trained, not those of language models.
-    "mlflow.experimentKind": "custom_model_development",
-    # A saved view of MLflow's UI: runs of one group are one line of the table, and one line with a band in a chart.
-    "mlflow.sharedViewState.rlkit": json.dumps(
-        {
-            **{"name": "rlkit: by group", "createdAt": 0, "updatedAt": 0},
-            "state": json.dumps(
-                {
-                    "groupBy": {
-                        "aggregateFunction": "average",
-                        "groupByKeys": [{"mode": "tag", "groupByData": "group"}],
-                    },
-                    "runsHiddenMode": "SHOW_ALL",
-                }
-            ),
-        }
-    ),
-}
-"""What MLflow's UI knows about an experiment that was created here."""
+
+
+def _saved_view() -> str:
+    """A saved view of MLflow's own page, as it stores them in tags of an experiment.
+
+    Runs of one group are one line of its table, and one line, with a band, of each chart; the charts that runs are
+    compared by come first.
+    """
+
+    def chart(kind: str, metric: str, title: str, **more: Any) -> dict[str, Any]:
+        about = {"type": kind, "uuid": f"rlkit {title}", "metricSectionId": "rlkit", "displayName": title}
+        keys = {"metricKey": metric, "selectedMetricKeys": [metric], "runsCountToCompare": 20}
+        return {**about, **keys, "deleted": False, "isGenerated": False, **more}
+
+    line = {"lineSmoothness": 0, "scaleType": "linear", "xAxisScaleType": "linear", "yAxisKey": "metric"}
+    line |= {"range": {}, "selectedXAxisMetricKey": "", "yAxisExpressions": [], "useGlobalXaxisKey": False}
+    metric = "evaluation/return"
+    state = {
+        "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "group"}]},
+        "runsHiddenMode": "SHOW_ALL",
+        "compareRunSections": [{"uuid": "rlkit", "name": "rlkit", "display": True, "isReordered": True}],
+        "isAccordionReordered": True,
+        "compareRunCharts": [
+            chart("LINE", metric, "Return against environment steps", xAxisKey="step", **line),
+            chart("LINE", metric, "Return against wall time", xAxisKey="time-relative", **line),
+            chart("BAR", "final/return", "Return of the last policy"),
+        ],
+    }
+    return json.dumps({"name": "rlkit: by group", "createdAt": 0, "updatedAt": 0, "state": json.dumps(state)})
+
+
+VIEW_TAG = "mlflow.sharedViewState.rlkit"
+"""Of an experiment; MLflow's page shows it with `?viewStateShareKey=rlkit`, and lists it under Views."""
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "killed": "KILLED"}
 
 
@@ -157,7 +170,9 @@ class MlflowTracker(Tracker):
         found = self._client.get_experiment_by_name(name)
         if found is None:
             try:
-                return str(self._client.create_experiment(name, artifact_location=artifacts, tags=EXPERIMENT_TAGS))
+                return str(
+                    self._client.create_experiment(name, artifact_location=artifacts, tags={VIEW_TAG: _saved_view()})
+                )
             except MlflowException:
                 # Someone else may have created it meanwhile.
                 found = self._client.get_experiment_by_name(name)

@@ -22,12 +22,27 @@ def experiment_id(uri: str, name: str) -> str:
 
 def open_experiment(browser: Browser, uri: str, name: str) -> None:
     """Open an experiment's list of runs."""
-    browser.open(f"{uri}/#/experiments/{experiment_id(uri, name)}/runs")
+    browser.open(f"{uri}/#/experiments/{experiment_id(uri, name)}/runs?workflowType=machine_learning")
 
 
-def charted_by_group(browser: Browser, uri: str, name: str, groups: Sequence[str]) -> None:
-    """Open the saved view, and wait until each group is a line of the chart of evaluations."""
-    number = experiment_id(uri, name)
-    browser.open(f"{uri}/#/experiments/{number}/runs?viewStateShareKey={VIEW}&compareRunsMode=CHART")
+def choose_view(browser: Browser, groups: Sequence[str]) -> None:
+    """With an experiment open, choose the saved view and its charts; wait until each group is a line in them."""
+    browser.click("//button[normalize-space()='Views']")
+    browser.click("//*[text()='rlkit: by group']")
+    browser.click("//*[@data-testid='experiment-runs-mode-switcher']//label[.//*[@aria-label='Chart view']] | "
+                  "//label[.//span[text()='Chart view']] | //*[@aria-label='Chart view']")
+    wait_for_charts(browser, groups)
+
+
+def open_view(browser: Browser, uri: str, name: str, groups: Sequence[str]) -> None:
+    """The same by its address."""
+    view = f"workflowType=machine_learning&compareRunsMode=CHART&viewStateShareKey={VIEW}"
+    browser.open(f"{uri}/#/experiments/{experiment_id(uri, name)}/runs?{view}")
+    wait_for_charts(browser, groups)
+
+
+def wait_for_charts(browser: Browser, groups: Sequence[str]) -> None:
+    """Wait until each group is a line of the chart of evaluations."""
     for group in groups:
-        browser.wait_for_text(f"group: {group}")
+        browser.wait_for_text(f"Group: {group}")
+        browser.wait_for_text(f"{group} (evaluation/return)")

@@ -10,7 +10,7 @@ from rlkit_core.builtin.trackers import MlflowConfig
 from rlkit_core.run_folder import RunFolder, read_journal, read_json
 from rlkit_core.tracking import TrackedRun
 from tests.browser.chromium import Browser
-from tests.browser.mlflow_ui import charted_by_group, open_experiment
+from tests.browser.mlflow_ui import choose_view, open_experiment, open_view
 from tests.made_runs import config_of, make_run, returns_of
 from tests.mlflow_server import MlflowServer
 
