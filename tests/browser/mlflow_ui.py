@@ -27,10 +27,9 @@ def open_experiment(browser: Browser, uri: str, name: str) -> None:
 
 def choose_view(browser: Browser, groups: Sequence[str]) -> None:
     """With an experiment open, choose the saved view and its charts; wait until each group is a line in them."""
-    browser.click("//button[normalize-space()='Views']")
+    browser.click("//*[@data-testid='saved-views-trigger']")
     browser.click("//*[text()='rlkit: by group']")
-    browser.click("//*[@data-testid='experiment-runs-mode-switcher']//label[.//*[@aria-label='Chart view']] | "
-                  "//label[.//span[text()='Chart view']] | //*[@aria-label='Chart view']")
+    browser.click("//label[.//input[@value='CHART']]")
     wait_for_charts(browser, groups)
 
 

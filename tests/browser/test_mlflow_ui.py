@@ -29,7 +29,12 @@ def test_mlflow_shows_runs_by_group_and_charts_their_evaluations(browser: Browse
         open_experiment(browser, server.uri, "rlkit/CartPole-v1")
         for name in ("fast-0", "fast-1", "slow-0", "slow-1"):
             browser.wait_for_text(name)
-        charted_by_group(browser, server.uri, "rlkit/CartPole-v1", ["classic/fast", "classic/slow"])
+        groups = ["classic/fast", "classic/slow"]
+        choose_view(browser, groups)
+        open_view(browser, server.uri, "rlkit/CartPole-v1", groups)
+        # Steps, not times or numbers of points, are what the returns are drawn against.
+        assert "Step" in browser.run("return [...document.querySelectorAll('.xtitle')].map(e => e.textContent)")
+        assert [address for address in browser.requests() if not address.startswith(server.uri)] == []
     finally:
         server.kill()
 

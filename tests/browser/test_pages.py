@@ -1,4 +1,4 @@
-"""Pages of comparisons and reports in a real browser: they ask nobody for anything, complain of nothing, and show it."""
+"""Pages of comparisons and reports in a real browser: no request, no complaint, and it is there."""
 
 from __future__ import annotations
 
