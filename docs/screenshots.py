@@ -25,7 +25,7 @@ RLKIT = str(Path(sys.executable).with_name("rlkit"))
 sys.path.insert(0, str(ROOT))
 
 from tests.browser.chromium import Browser, chromium  # noqa: E402
-from tests.browser.mlflow_ui import choose_view, open_experiment, open_view  # noqa: E402
+from tests.browser.mlflow_ui import choose_view, open_experiment, open_view, show_views  # noqa: E402
 from tests.mlflow_server import MlflowServer  # noqa: E402
 
 
@@ -59,10 +59,8 @@ def show_mlflow(browser: Browser, uri: str) -> None:
     browser.resize(1600, 900)
     open_experiment(browser, uri, EXPERIMENT)
     browser.click("//*[@aria-label='Close']")  # the assistant, which takes a quarter of the page
-    browser.click("//*[@data-testid='saved-views-trigger']")
-    browser.wait_for_text("rlkit: by group")
+    show_views(browser)
     browser.screenshot(PICTURES / "mlflow-views.png", width=1600, height=560)
-    open_experiment(browser, uri, EXPERIMENT)
     choose_view(browser, list(GROUPS))
     open_view(browser, uri, EXPERIMENT, list(GROUPS))
     time.sleep(3)  # charts come one by one

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import urllib.parse
 import urllib.request
 from collections.abc import Sequence
@@ -10,7 +11,8 @@ from collections.abc import Sequence
 from tests.browser.chromium import Browser
 
 VIEW = "rlkit"
-"""Key of the saved view that the tracker gives to an experiment."""
+VIEW_NAME = "rlkit: by group"
+"""Key and name of the saved view that the tracker gives to an experiment."""
 
 
 def experiment_id(uri: str, name: str) -> str:
@@ -25,10 +27,21 @@ def open_experiment(browser: Browser, uri: str, name: str) -> None:
     browser.open(f"{uri}/#/experiments/{experiment_id(uri, name)}/runs?workflowType=machine_learning")
 
 
+def show_views(browser: Browser) -> None:
+    """With an experiment open, list the saved views."""
+
+    def are_listed() -> bool:
+        if VIEW_NAME not in browser.text():  # drawn anew meanwhile, the page may have closed the list
+            browser.click("//*[@data-testid='saved-views-trigger']")
+            time.sleep(1.0)
+        return VIEW_NAME in browser.text()
+
+    browser.wait(are_listed, VIEW_NAME)
+
+
 def choose_view(browser: Browser, groups: Sequence[str]) -> None:
-    """With an experiment open, choose the saved view and its charts; wait until each group is a line in them."""
-    browser.click("//*[@data-testid='saved-views-trigger']")
-    browser.click("//*[text()='rlkit: by group']")
+    """With the saved views listed, choose ours and its charts; wait until each group is a line in them."""
+    browser.click(f"//*[text()='{VIEW_NAME}']")
     browser.click("//label[.//input[@value='CHART']]")
     wait_for_charts(browser, groups)
 

@@ -10,7 +10,7 @@ from rlkit_core.builtin.trackers import MlflowConfig
 from rlkit_core.run_folder import RunFolder, read_journal, read_json
 from rlkit_core.tracking import TrackedRun
 from tests.browser.chromium import Browser
-from tests.browser.mlflow_ui import choose_view, open_experiment, open_view
+from tests.browser.mlflow_ui import choose_view, open_experiment, open_view, show_views
 from tests.made_runs import config_of, make_run, returns_of
 from tests.mlflow_server import MlflowServer
 
@@ -30,6 +30,7 @@ def test_mlflow_shows_runs_by_group_and_charts_their_evaluations(browser: Browse
         for name in ("fast-0", "fast-1", "slow-0", "slow-1"):
             browser.wait_for_text(name)
         groups = ["classic/fast", "classic/slow"]
+        show_views(browser)
         choose_view(browser, groups)
         open_view(browser, server.uri, "rlkit/CartPole-v1", groups)
         # Steps, not times or numbers of points, are what the returns are drawn against.
