@@ -38,7 +38,7 @@ LAYERS = [
     {"run_store", "executor"},
     {"refusals"},
     {"comparison"},
-    {"evaluation", "continuation", "doctor"},
+    {"evaluation", "continuation", "doctor", "verification"},
     {"training"},
     {"testing"},
     {"cli"},
