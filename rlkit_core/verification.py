@@ -226,12 +226,12 @@ def score_of(run: StoredRun, source: Source, episodes: int | None) -> float:
     # A record without an ended episode has a count, but no return.
     ended = np.diff(counts.values, prepend=0.0)
     number_at = dict(zip(counts.steps.tolist(), ended.tolist(), strict=True))
-    total, summed = 0.0, 0.0
+    total = summed = 0.0
     for step, value in zip(returns.steps[::-1].tolist(), returns.values[::-1].tolist(), strict=True):
         number = number_at.get(step, 0.0)
         total, summed = total + number, summed + number * value
         if total >= (episodes or 1):
-            return summed / total
+            return float(summed / total)
     return math.nan
 
 
@@ -268,6 +268,10 @@ def verify(published: Published, source: Source, runs: Sequence[StoredRun], conf
             word, reason = "better", f"{where}, and {_number(published.mean)} is below"
         else:
             word, reason = "worse", f"{where}, and {_number(published.mean)} is above"
+    differences = tuple(_differences(published, source, runs, len(runs) - n))
+    weighty = [what for what in ("environment", "budget") if any(text.startswith(what) for text in differences)]
+    if weighty and n >= fewest:
+        reason += f"; but {' and '.join(weighty)} differ{'s' * (len(weighty) == 1)}"
     return Check(
         word,
         reason,
@@ -276,7 +280,7 @@ def verify(published: Published, source: Source, runs: Sequence[StoredRun], conf
         seeds=tuple(run.seed for run, _ in known),
         scores=tuple(scores.tolist()),
         interval=interval,
-        differences=tuple(_differences(published, source, runs, len(runs) - n)),
+        differences=differences,
     )
 
 

@@ -93,6 +93,7 @@ def test_what_differs_is_said() -> None:
         "episodes: published score of 297, ours of 100 each",
         "seeds: published is one training run, so that nothing is known of its spread",
     )
+    assert verify(published, zoo, runs * 2).reason.endswith("is above; but environment and budget differ")
     same = Published("a2c", "Acrobot-v1", 0.0, None, 500_000, 100, 3)
     source = Source("mine", "Mine", "", "evaluation", "greedy", "")
     assert verify(same, source, [stored(i, score) for i, score in enumerate(SIX)]).differences == ()
@@ -289,5 +290,5 @@ def test_verify_against_training_returns(runs: Callable[..., None], rlkit: Rlkit
         path.write_text("".join(json.dumps(record) + "\n" for record in records))
     code, out, _ = rlkit(*command)
     assert code == 0
-    assert "ours       mean -73.3, median -73.3" in out  # 0.9 times the evaluations, as made_runs makes them
+    assert "from -75.6 to -71.1, 6 seeds" in out  # 0.9 times the evaluations, as made_runs makes them
     assert "measured   last training episodes on both sides" in out
