@@ -34,6 +34,7 @@ COMMANDS = {
     "eval": ("rlkit_core.cli.evaluate:command", "Evaluate a run's policy greedily."),
     "watch": ("rlkit_core.cli.watch:command", "Show a run's policy at work, or write a video of it."),
     "runs": ("rlkit_core.cli.runs:command", "List the runs of a folder, and how they stand."),
+    "compare": ("rlkit_core.cli.compare:command", "Compare groups of runs: better, worse, or cannot tell."),
     "list": ("rlkit_core.cli.catalogue:list_command", "List what is registered, and from where."),
     "show": ("rlkit_core.cli.catalogue:show_command", "Explain a registered part: its settings and presets."),
     "plugins": ("rlkit_core.cli.plugins:command", "List, explain, examine, check and begin plugins."),
