@@ -510,8 +510,8 @@ class _Row:
         )
         if failed:
             self._set_aside()
-        elif self.state != "waiting":
-            self.state = self.shown.state = "waiting"
+        self.state = self.shown.state = "waiting"
+        self._first, self.shown.speed = None, 0.0  # how fast it is now is what counts
         return True
 
     def _set_aside(self) -> None:
@@ -528,8 +528,7 @@ class _Row:
             raise StorageError(f"cannot set {self.folder.path} aside: {error.strerror or error}") from error
         _make_folder(self.folder.path)
         write_json(self.folder.path / TASK_FILE, task)
-        self.state = self.shown.state = "waiting"
-        self.shown.step, self._offset, self._first = 0, 0, None
+        self.shown.step, self.shown.evaluation, self._offset = 0, None, 0
 
     def look(self) -> None:
         """See how it stands now."""

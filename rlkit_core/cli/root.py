@@ -30,7 +30,11 @@ CONTEXT: dict[str, Any] = {
 
 COMMANDS = {
     "run": ("rlkit_core.cli.run:command", "Train an algorithm in an environment."),
-    "resume": ("rlkit_core.cli.resume:command", "Go on with a run that was interrupted or killed."),
+    "sweep": ("rlkit_core.cli.sweep:command", "Train algorithms × environments × settings × seeds from a file."),
+    "resume": (
+        "rlkit_core.cli.resume:command",
+        "Go on with a run or a group that was interrupted or killed.",
+    ),
     "eval": ("rlkit_core.cli.evaluate:command", "Evaluate a run's policy greedily."),
     "watch": ("rlkit_core.cli.watch:command", "Show a run's policy at work, or write a video of it."),
     "runs": ("rlkit_core.cli.runs:command", "List the runs of a folder, and how they stand."),

@@ -26,7 +26,7 @@ LAYERS = [
     {"collector", "group_folder", "learner", "registry"},
     {"presets", "provenance", "tracking", "stored_policy", "checkpoint", "drift", "profiling", "scaffold"},
     {"run_store", "executor"},
-    {"evaluation", "continuation", "doctor"},
+    {"evaluation", "continuation", "doctor", "sweep"},
     {"training"},
     {"group"},
     {"testing"},
