@@ -30,6 +30,7 @@ CONTEXT: dict[str, Any] = {
 
 COMMANDS = {
     "run": ("rlkit_core.cli.run:command", "Train an algorithm in an environment."),
+    "sweep": ("rlkit_core.cli.sweep:command", "Train many: algorithms, environments, settings, seeds."),
     "resume": ("rlkit_core.cli.resume:command", "Go on with a run, or a group, that was interrupted or killed."),
     "eval": ("rlkit_core.cli.evaluate:command", "Evaluate a run's policy greedily."),
     "watch": ("rlkit_core.cli.watch:command", "Show a run's policy at work, or write a video of it."),
