@@ -91,7 +91,7 @@ from rlkit_core.refusals import (
     eval_every,
     has_stopped,
     other_versions,
-    source,
+    score_from,
 )
 from rlkit_core.run_store import Curve, StoredRun
 
@@ -338,7 +338,7 @@ def _pairs(order: Sequence[str], all_pairs: bool) -> list[tuple[str, str]]:
 
 def _final(run: StoredRun, curve: Curve) -> float:
     """Return of the last policy: its final evaluation, else the last one; else the last tenth of training."""
-    where = source(run, "final")
+    where = score_from(run, "final")
     if where == "final":
         return float(run.final["return"])
     if where == "evaluation":
@@ -587,10 +587,12 @@ def _about(environment: _Environment, options: _Options) -> Table:
     notes = []
     if len(environment.sides) == 1:
         notes.append(f"only {next(iter(environment.sides))} has runs here: there is nothing to compare them with")
-    training = sorted({run.group for run in runs if source(run, options.by) == "training"})
+    training = sorted({run.group for run in runs if score_from(run, options.by) == "training"})
     if training:
         notes.append(f"scores of {', '.join(training)} are means of training returns over the last tenth of each run")
-    evaluations = sorted({run.group for run in runs if options.by == "final" and source(run, "final") == "evaluation"})
+    evaluations = sorted(
+        {run.group for run in runs if options.by == "final" and score_from(run, "final") == "evaluation"}
+    )
     if evaluations:
         notes.append(f"scores of {', '.join(evaluations)} are of the last regular evaluation: there is no final one")
     return {

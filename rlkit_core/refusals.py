@@ -77,7 +77,7 @@ def cells(runs: Iterable[StoredRun]) -> Cells:
     return found
 
 
-def source(run: StoredRun, by: By) -> Literal["final", "evaluation", "training"] | None:
+def score_from(run: StoredRun, by: By) -> Literal["final", "evaluation", "training"] | None:
     """Where a run's score comes from: its final evaluation, its curve of evaluations, its training; None: nowhere."""
     if by == "final" and math.isfinite(run.final.get("return", math.nan)):
         return "final"
@@ -88,7 +88,7 @@ def source(run: StoredRun, by: By) -> Literal["final", "evaluation", "training"]
 
 def counted(runs: Iterable[StoredRun], by: By) -> list[StoredRun]:
     """Runs that are compared: those that finished and have a score."""
-    return [run for run in runs if run.state == "finished" and run.environment and source(run, by) is not None]
+    return [run for run in runs if run.state == "finished" and run.environment and score_from(run, by) is not None]
 
 
 def has_stopped(run: StoredRun) -> bool:
@@ -249,7 +249,7 @@ def _environment_versions(by_environment: Mapping[str, list[StoredRun]]) -> Iter
 
 def _evaluation_protocol(by_environment: Mapping[str, list[StoredRun]], by: By) -> Iterator[str]:
     for environment, members in by_environment.items():
-        evaluated = [run for run in members if source(run, by) != "training"]
+        evaluated = [run for run in members if score_from(run, by) != "training"]
         same_budget = len({run.budget for run in evaluated}) == 1
         # Where budgets differ, and that is said, evaluations follow them.
         every = eval_every if same_budget else (lambda run: run.settings.get("eval_every"))
@@ -269,7 +269,7 @@ def _evaluation_protocol(by_environment: Mapping[str, list[StoredRun]], by: By) 
 
 def _training_returns(by_cell: Cells, by: By) -> Iterator[str]:
     for cell, runs in by_cell.items():
-        without = [run for run in runs if source(run, by) == "training"]
+        without = [run for run in runs if score_from(run, by) == "training"]
         if without:
             yield f"{_place(cell)} has no evaluations, only returns of training, in {_seeds(without)}"
 
