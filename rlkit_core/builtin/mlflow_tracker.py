@@ -69,6 +69,7 @@ def _saved_view() -> str:
     metric = "evaluation/return"
     state = {
         "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "group"}]},
+        "searchFilter": "tags.seed LIKE '%'",  # neither groups nor comparisons
         "runsHiddenMode": "SHOW_ALL",
         "compareRunSections": [{"uuid": "rlkit", "name": "rlkit", "display": True, "isReordered": True}],
         "isAccordionReordered": True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from mlflow.tracking import MlflowClient
 
 from rlkit_core.builtin.trackers import MlflowConfig
 from rlkit_core.run_folder import RunFolder, read_journal, read_json
@@ -24,6 +25,8 @@ def test_mlflow_shows_runs_by_group_and_charts_their_evaluations(browser: Browse
             config = config_of(seed=seed, group=f"classic/{group}", total_steps=100_000)
             returns = returns_of(seed, 20, 500 if group == "fast" else 300)
             track(make_run(tmp_path / "runs" / f"{group}-{seed}", config=config, returns=returns), uri)
+    # What is no run of a policy stays out of the view.
+    MlflowClient(uri).create_run("1", run_name="a group of runs", tags={"group": "classic", "rlkit.kind": "group"})
     server = MlflowServer(tmp_path, command="ui", store=uri)
     try:
         open_experiment(browser, server.uri, "rlkit/CartPole-v1")
@@ -33,6 +36,7 @@ def test_mlflow_shows_runs_by_group_and_charts_their_evaluations(browser: Browse
         show_views(browser)
         choose_view(browser, groups)
         open_view(browser, server.uri, "rlkit/CartPole-v1", groups)
+        assert "a group of runs" not in browser.text()
         # Steps, not times or numbers of points, are what the returns are drawn against.
         assert "Step" in browser.run("return [...document.querySelectorAll('.xtitle')].map(e => e.textContent)")
         assert [address for address in browser.requests() if not address.startswith(server.uri)] == []
