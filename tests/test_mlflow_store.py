@@ -310,3 +310,26 @@ def _runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
+
+
+def test_mlflow_has_evaluations_at_the_steps_at_which_they_were_due(folder: Path) -> None:
+    """Else its mean over seeds, which overshoot by other amounts, would have one seed at each step."""
+    with sqlite3.connect(f"file:{folder}/mlflow.db?mode=ro", uri=True) as connection:
+        query = "SELECT DISTINCT step FROM metrics WHERE key = ? ORDER BY step"
+        evaluated, trained = (
+            [step for (step,) in connection.execute(query, (key,))] for key in ("evaluation/return", "rollout/return")
+        )
+    connection.close()
+    assert evaluated == [5000, 10_000]
+    assert trained == [4997, 9997]  # as the journal has them
+
+
+def test_an_experiment_has_a_saved_view_of_mlflows_page(folder: Path) -> None:
+    with sqlite3.connect(f"file:{folder}/mlflow.db?mode=ro", uri=True) as connection:
+        query = "SELECT value FROM experiment_tags WHERE key = 'mlflow.sharedViewState.rlkit'"
+        views = [json.loads(text) for (text,) in connection.execute(query)]
+    connection.close()
+    assert [view["name"] for view in views] == ["rlkit: by group"] * 2  # one for each environment
+    state = json.loads(views[0]["state"])
+    assert state["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "group"}]
+    assert state["compareRunCharts"][0]["metricKey"] == "evaluation/return"

@@ -75,7 +75,6 @@ def _saved_view() -> str:
         "isAccordionReordered": True,
         "compareRunCharts": [
             chart("LINE", metric, "Return against environment steps", xAxisKey="step", **line),
-            chart("LINE", metric, "Return against wall time", xAxisKey="time-relative", **line),
             chart("BAR", "final/return", "Return of the last policy"),
         ],
     }
@@ -249,7 +248,11 @@ class MlflowTracker(Tracker):
     def log(self, records: list[Record]) -> None:
         """Send metrics with the journal's own times: the store drops what it has already."""
         self._probe()
-        metrics = [Metric(_name(key), value, time, step) for key, value, step, time in numbers(records)]
+        metrics = [
+            Metric(_name(key), value, time, _step(key, record))
+            for record in records
+            for key, value, _, time in numbers([record])
+        ]
         for start in range(0, len(metrics), METRICS_PER_CALL):
             self._client.log_batch(self._run_id, metrics=metrics[start : start + METRICS_PER_CALL])
 
@@ -386,6 +389,18 @@ def _probe_sqlite(path: Path) -> None:
         if "locked" in str(error):
             raise TimeoutError(f"{path} has been locked by another process for {LOCK_SECONDS:.0f} s") from error
         raise StorageError(f"cannot write {path}: {error}") from error
+
+
+def _step(key: str, record: Record) -> int:
+    """The environment step at which MLflow has a metric: for evaluations the nominal one.
+
+    Updates overshoot it by other amounts for each seed, and MLflow takes the mean of a group at each step over the runs
+    that have that very step. The nominal step itself keeps the one at which it was made.
+    """
+    nominal = f"{key.rpartition('/')[0]}/nominal_step"
+    due = record["metrics"].get(nominal)
+    step: int = record["step"]
+    return int(due) if key != nominal and isinstance(due, (int, float)) and abs(due) < 2**53 else step
 
 
 def _name(text: str) -> str:
