@@ -8,12 +8,16 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from rlkit_core.builtin.trackers import MlflowConfig
+from rlkit_core.charts import write_charts
 from rlkit_core.run_folder import RunFolder, read_journal, read_json
 from rlkit_core.tracking import TrackedRun
 from tests.browser.chromium import Browser
 from tests.browser.mlflow_ui import choose_view, open_experiment, open_view, show_views
+from tests.chart_cases import result
 from tests.made_runs import config_of, make_run, returns_of
 from tests.mlflow_server import MlflowServer
+
+FRAMED = "return document.querySelector('iframe')"
 
 pytestmark = pytest.mark.browser
 
@@ -26,7 +30,9 @@ def test_mlflow_shows_runs_by_group_and_charts_their_evaluations(browser: Browse
             returns = returns_of(seed, 20, 500 if group == "fast" else 300)
             track(make_run(tmp_path / "runs" / f"{group}-{seed}", config=config, returns=returns), uri)
     # What is no run of a policy stays out of the view.
-    MlflowClient(uri).create_run("1", run_name="a group of runs", tags={"group": "classic", "rlkit.kind": "group"})
+    client = MlflowClient(uri)
+    other = client.create_run("1", run_name="a comparison", tags={"group": "classic", "rlkit.kind": "comparison"})
+    client.log_artifact(other.info.run_id, str(write_charts(result(seeds=2), tmp_path)[-1]))
     server = MlflowServer(tmp_path, command="ui", store=uri)
     try:
         open_experiment(browser, server.uri, "rlkit/CartPole-v1")
@@ -36,11 +42,18 @@ def test_mlflow_shows_runs_by_group_and_charts_their_evaluations(browser: Browse
         show_views(browser)
         choose_view(browser, groups)
         open_view(browser, server.uri, "rlkit/CartPole-v1", groups)
-        assert "a group of runs" not in browser.text()
+        assert "a comparison" not in browser.text()
         # Steps, not times or numbers of points, are what the returns are drawn against.
         assert "Step" in browser.run("return [...document.querySelectorAll('.xtitle')].map(e => e.textContent)")
         assert [address for address in browser.requests() if not address.startswith(server.uri)] == []
+        # The page of a comparison is to be seen there, too.
+        browser.open(f"{server.uri}/#/experiments/1/runs/{other.info.run_id}/artifacts/comparison.html")
+        browser.wait(lambda: browser.run(FRAMED), "the page of the comparison")
+        browser.driver.switch_to.frame(browser.run(FRAMED))
+        drawn = "return document.querySelectorAll('.chart .main-svg .xaxislayer-above').length"
+        browser.wait(lambda: browser.run(drawn) == 6, "its charts")
     finally:
+        browser.driver.switch_to.default_content()
         server.kill()
 
 
