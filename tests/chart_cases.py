@@ -13,15 +13,14 @@ def interval(value: float | None, half: float | None = None, method: str = "stra
     return {"value": value, "low": low, "high": high, "confidence": 0.95, "method": method}
 
 
-def curve(xs: Sequence[float], runs: np.ndarray, *, has_band: bool = True) -> dict[str, Any]:
+def curve(xs: Sequence[float], runs: np.ndarray) -> dict[str, Any]:
     """A curve of runs.  # [n, K]"""
-    nothing = [None] * len(xs)
     return {
         "x": list(xs),
         "median": np.median(runs, axis=0).tolist(),
         "iqm": np.mean(runs, axis=0).tolist(),
-        "low": runs.min(0).tolist() if has_band else nothing,
-        "high": runs.max(0).tolist() if has_band else nothing,
+        "low": runs.min(0).tolist(),
+        "high": runs.max(0).tolist(),
         "confidence": 0.95,
         "method": "order statistics of the median",
         "runs": runs.tolist(),
@@ -53,14 +52,14 @@ def side(name: str, seeds: int, level: float, *, points: int = 20, has_curves: b
         "runs": [f"runs/{name}-{seed}" for seed in range(seeds)],
         "scores": scores.tolist(),
         "censored": [False] * seeds,
-        "median": interval(float(np.median(scores)), 20.0 if several else None, "order statistics, exact"),
-        "iqm": interval(float(np.mean(scores)), 18.0 if several else None),
-        "mean": interval(float(np.mean(scores)), 17.0 if several else None),
+        "median": interval(float(np.median(scores)), 20.0 if several else 0.0, "order statistics, exact"),
+        "iqm": interval(float(np.mean(scores)), 18.0 if several else 0.0),
+        "mean": interval(float(np.mean(scores)), 17.0 if several else 0.0),
         "final": scores.tolist(),
         "steps_to_threshold": to_threshold if has_curves else None,
         "curves": {
-            "steps": curve(xs.tolist(), runs, has_band=several),
-            "seconds": curve((xs / 900).tolist(), runs, has_band=several),
+            "steps": curve(xs.tolist(), runs),
+            "seconds": curve((xs / 900).tolist(), runs),
         }
         if has_curves
         else {"steps": None, "seconds": None},

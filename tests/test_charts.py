@@ -25,6 +25,7 @@ def data_of(text: str) -> list[dict]:
     """The figures that a page holds."""
     found = re.search(r"const figures = (\[.*?\]);\n", text)
     assert found is not None
+    assert "<" not in found[1]  # which could end the script
     return json.loads(found[1])
 
 
