@@ -90,24 +90,29 @@ def _curves(result: dict[str, Any], looks: dict[str, int], axis: str) -> Figure:
 
 
 def _intervals(result: dict[str, Any], looks: dict[str, int]) -> Figure:
-    charts, methods = [], []
+    charts, methods, some_censored = [], [], False
     for environment in result["environments"]:
         rows = []
         for side in environment["sides"]:
+            number, censored = len(side["seeds"]), sum(side["censored"])
+            some_censored |= censored > 0
+            note = _seeds(number) + (f", {censored} used up" if censored else "")
             for key, name in (("median", "median"), ("iqm", "IQM"), ("mean", "mean")):
                 interval = side[key]
                 if interval is None or interval["value"] is None:
                     continue
-                number = len(side["seeds"])
-                note = _seeds(number) if key == "median" else ""
                 # One seed says nothing of others.
                 low, high = (interval["low"], interval["high"]) if number > 1 else (None, None)
-                rows.append(Row(f"{side['side']}: {name}", looks[side["side"]], interval["value"], low, high, note))
+                label, is_open = f"{side['side']}: {name}", censored > 0
+                rows.append(Row(label, looks[side["side"]], interval["value"], low, high, note, high_is_open=is_open))
+                note = ""  # beside the first of them
                 if low is not None:
                     methods.append(f"{name} {_method(interval)}")
         if rows:
             charts.append(Chart(environment["environment"], result["measure"], rows=rows))
     note = f"Dots: values over seeds. Lines: intervals ({_joined(methods)})." if methods else "Dots: values over seeds."
+    if some_censored:
+        note += " An arrow: at least, since some runs used up their budget below the threshold and count with it."
     note += " IQM: mean of the middle half. Overlapping intervals do not say that sides are alike; the test does."
     return Figure("intervals", f"{_capital(result['measure'])}: median, IQM and mean", note, charts)
 

@@ -124,6 +124,15 @@ def test_steps_to_a_threshold_that_few_have_reached_are_open() -> None:
     assert figure.charts[0].marks == [(200_000, "budget")]
 
 
+def test_means_of_runs_that_used_up_their_budget_are_open() -> None:
+    data = result(names=("good", "bad"), seeds=4)
+    data["environments"][0]["sides"][1]["censored"] = [True, False, False, True]
+    [figure] = [figure for figure in comparison_figures(data) if figure.name == "intervals"]
+    assert [row.high_is_open for row in figure.charts[0].rows] == [False] * 3 + [True] * 3
+    assert [row.note for row in figure.charts[0].rows] == ["4 seeds", "", "", "4 seeds, 2 used up", "", ""]
+    assert "An arrow: at least" in figure.note
+
+
 def test_several_environments_have_charts_of_their_own_and_a_mean() -> None:
     figures = {figure.name: figure for figure in comparison_figures(result(environments=("A-v1", "B-v1")))}
     assert [chart.title for chart in figures["return-by-steps"].charts] == ["A-v1", "B-v1"]
