@@ -56,6 +56,9 @@ class Refusal:
         return [f"{self.key}: {self.reason}", f"  {KEYS[self.key]}"]
 
 
+BECAME = {"failed": "failed", "running": "is running", "damaged": "is damaged"}
+"""What became of runs that did not finish, where it is not said like `was killed`."""
+
 Cells = dict[tuple[str, str], list[StoredRun]]
 """Runs by group and environment, in the order of their seeds."""
 
@@ -320,7 +323,7 @@ def _missing_runs(
             continue
         seen.add(key)
         if run.state != "finished":
-            add(f"is {run.state}" if run.state == "running" else f"was {run.state}", *key, run.place)
+            add(BECAME.get(run.state, f"was {run.state}"), *key, run.place)
         elif run.place in places:
             add("finished without a score", *key, run.place)
         else:
@@ -330,7 +333,7 @@ def _missing_runs(
             if matters(key[0], key[1]) and key not in have and key not in seen:
                 add("was planned and is not there", *key)
     for what, of_cells in missing.items():
-        listed = [f"{', '.join(sorted(names, key=_natural))} of {_place(cell)}" for cell, names in of_cells.items()]
+        listed = [f"{', '.join(sorted(names, key=natural))} of {_place(cell)}" for cell, names in of_cells.items()]
         yield f"{_several(listed)} {what}"
 
 
@@ -379,7 +382,7 @@ def _groups(runs: Sequence[StoredRun]) -> str:
 
 
 def _places(runs: Sequence[StoredRun]) -> str:
-    return _several(sorted((run.place for run in runs), key=_natural), most=3)
+    return _several(sorted((run.place for run in runs), key=natural), most=3)
 
 
 def _seeds(runs: Sequence[StoredRun]) -> str:
@@ -426,7 +429,7 @@ def _short(value: str) -> str:
     return value if len(value) <= 40 else value[:37] + "…"
 
 
-def _natural(text: str) -> list[tuple[int, str]]:
+def natural(text: str) -> list[tuple[int, str]]:
     """Key to sort by, numbers within a text as numbers."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)]
 
