@@ -59,7 +59,7 @@ FOR_PLUGINS = {
         "policy",
         "returns",
     ),
-    *("rollout", "seeding", "testing", "tracking", "builtin"),
+    *("rollout", "run_store", "seeding", "testing", "tracking", "builtin"),
 }
 # The built-in parts are plugins that come along; these three help them with texts and files.
 FOR_BUILTIN = FOR_PLUGINS - {"testing"} | {"config", "run_folder"}
@@ -221,7 +221,7 @@ def test_plugins_import_public_names_built_in_parts_and_no_other_plugin() -> Non
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
-        ("mlflow", {"rlkit_core/builtin/mlflow_tracker.py"}),
+        ("mlflow", {"rlkit_core/builtin/mlflow_store.py", "rlkit_core/builtin/mlflow_tracker.py"}),
         ("tensorboard", {"rlkit_core/builtin/tensorboard_tracker.py"}),
         ("pluggy", {"rlkit_core/hookspecs.py", "rlkit_core/registry.py"}),
         ("hypothesis", {"rlkit_core/testing/strategies.py"}),
