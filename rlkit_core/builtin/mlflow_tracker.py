@@ -49,6 +49,26 @@ CALL_SIZE = 200_000
 
 PROBE_SECONDS = 3.0
 LOCK_SECONDS = 30.0
+EXPERIMENT_TAGS = {
+    # Which pages MLflow's UI has for it: those of models that are trained, not those of language models.
+    "mlflow.experimentKind": "custom_model_development",
+    # A saved view of MLflow's UI: runs of one group are one line of the table, and one line with a band in a chart.
+    "mlflow.sharedViewState.rlkit": json.dumps(
+        {
+            **{"name": "rlkit: by group", "createdAt": 0, "updatedAt": 0},
+            "state": json.dumps(
+                {
+                    "groupBy": {
+                        "aggregateFunction": "average",
+                        "groupByKeys": [{"mode": "tag", "groupByData": "group"}],
+                    },
+                    "runsHiddenMode": "SHOW_ALL",
+                }
+            ),
+        }
+    ),
+}
+"""What MLflow's UI knows about an experiment that was created here."""
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "killed": "KILLED"}
 
 
@@ -168,7 +188,7 @@ class MlflowTracker(Tracker):
         found = self._client.get_experiment_by_name(name)
         if found is None:
             try:
-                return str(self._client.create_experiment(name, artifact_location=artifacts))
+                return str(self._client.create_experiment(name, artifact_location=artifacts, tags=EXPERIMENT_TAGS))
             except MlflowException:
                 # Someone else may have created it meanwhile.
                 found = self._client.get_experiment_by_name(name)

@@ -35,6 +35,7 @@ COMMANDS = {
     "watch": ("rlkit_core.cli.watch:command", "Show a run's policy at work, or write a video of it."),
     "runs": ("rlkit_core.cli.runs:command", "List runs, and how they stand."),
     "compare": ("rlkit_core.cli.compare:command", "Compare groups of runs: better, worse, or cannot tell."),
+    "report": ("rlkit_core.cli.report:command", "Write a page about a run or a group of runs."),
     "ui": ("rlkit_core.cli.ui:command", "Show tracked runs in a browser."),
     "list": ("rlkit_core.cli.catalogue:list_command", "List what is registered, and from where."),
     "show": ("rlkit_core.cli.catalogue:show_command", "Explain a registered part: its settings and presets."),

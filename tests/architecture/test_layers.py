@@ -20,8 +20,8 @@ PLUGINS = ROOT / "plugins"
 
 # From the lowest to the highest. A module imports from lower layers only, not from its own.
 LAYERS = [
-    {"errors", "installed", "signals", "statistics"},
-    {"seeding", "rollout", "component", "hookspecs", "environment_state"},
+    {"errors", "figures", "installed", "signals", "statistics"},
+    {"seeding", "rollout", "component", "hookspecs", "environment_state", "charts"},
     {"exploration", "policy", "returns", "network", "environment", "config", "progress", "run_folder"},
     {"collector", "learner", "registry"},
     {
@@ -38,7 +38,7 @@ LAYERS = [
     {"run_store", "executor"},
     {"refusals"},
     {"comparison"},
-    {"evaluation", "continuation", "doctor"},
+    {"evaluation", "continuation", "doctor", "report"},
     {"training"},
     {"testing"},
     {"cli"},
@@ -223,6 +223,8 @@ def test_plugins_import_public_names_built_in_parts_and_no_other_plugin() -> Non
     [
         ("mlflow", {"rlkit_core/builtin/mlflow_store.py", "rlkit_core/builtin/mlflow_tracker.py"}),
         ("tensorboard", {"rlkit_core/builtin/tensorboard_tracker.py"}),
+        ("matplotlib", {"rlkit_core/figures.py"}),
+        ("plotly", {"rlkit_core/figures.py"}),
         ("pluggy", {"rlkit_core/hookspecs.py", "rlkit_core/registry.py"}),
         ("hypothesis", {"rlkit_core/testing/strategies.py"}),
     ],
