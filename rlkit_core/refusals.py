@@ -237,9 +237,9 @@ def _environment_versions(by_environment: Mapping[str, list[StoredRun]]) -> Iter
             f"{environment} in {_groups(by_environment[environment])}" for environment in sorted(ids)
         )
     for environment, members in by_environment.items():
-        settings = [environment_settings(run) for run in members]
-        for name in sorted({name for each in settings for name in each}):
-            by_value = _by_value(members, lambda run: environment_settings(run).get(name))  # noqa: B023
+        settings = {run.place: environment_settings(run) for run in members}
+        for name in sorted({name for each in settings.values() for name in each}):
+            by_value = _by_value(members, lambda run: settings[run.place].get(name))  # noqa: B023
             if len(by_value) > 1:
                 yield f"{environment} has " + _values(name, by_value, _groups)
         for package in PACKAGES_OF_ENVIRONMENTS:
@@ -439,11 +439,18 @@ def natural(text: str) -> list[tuple[int, str]]:
 
 def _by_value(runs: Iterable[StoredRun], key: Callable[[StoredRun], Any]) -> dict[str, list[StoredRun]]:
     """Runs by a value of theirs, as text, in the order in which values come first."""
+    members = list(runs)
+    values = [key(run) for run in members]
+    # Nearly always all are the same: that is seen at once.
+    texts = [_as_text(values[0])] * len(values) if values and values.count(values[0]) == len(values) else None
     found: dict[str, list[StoredRun]] = {}
-    for run in runs:
-        value = key(run)
-        found.setdefault(value if isinstance(value, str) else json.dumps(value, default=str), []).append(run)
+    for run, text in zip(members, texts or map(_as_text, values), strict=True):
+        found.setdefault(text, []).append(run)
     return found
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _distinct(runs: Iterable[StoredRun]) -> list[StoredRun]:

@@ -164,7 +164,6 @@ command.params.extend(common_options())
 
 
 def _check(groups: Sequence[str], where: str | None, alpha: float, allow: Sequence[str]) -> None:
-    from rlkit_core.config import did_you_mean
     from rlkit_core.refusals import KEYS
 
     if not groups and where is None:
@@ -175,6 +174,8 @@ def _check(groups: Sequence[str], where: str | None, alpha: float, allow: Sequen
         raise UsageError(f"--alpha: should be a number between 0 and 1, not {alpha:g}")
     for key in allow:
         if key not in KEYS:
+            from rlkit_core.config import did_you_mean
+
             raise UsageError(f"--allow: there is no {key}{did_you_mean(key, KEYS)}\nthere are: {', '.join(KEYS)}")
 
 
@@ -216,10 +217,10 @@ def _number(text: str) -> float | None:
 
 
 def _check_environments(names: Iterable[str], environments: Sequence[str]) -> None:
-    from rlkit_core.config import did_you_mean
-
     for name in names:
         if name not in environments:
+            from rlkit_core.config import did_you_mean
+
             raise UsageError(
                 f"no run is on {name}{did_you_mean(name, environments)}\nenvironments: {', '.join(environments)}"
             )
@@ -626,12 +627,12 @@ def write_files(result: Result, folder: Path) -> list[Path]:
     from rlkit_core.errors import StorageError
     from rlkit_core.run_folder import write_json
 
-    write_json(folder / "comparison.json", result)
-    charts = write_charts(result, folder)
     try:
+        write_json(folder / "comparison.json", result)
+        charts = write_charts(result, folder)
         (folder / "report.md").write_text(markdown(result, [chart.name for chart in charts]), encoding="utf-8")
     except OSError as error:
-        raise StorageError(f"cannot write {folder / 'report.md'}: {error.strerror or error}") from error
+        raise StorageError(f"cannot write {folder}: {error.strerror or error}\ntake another --output") from error
     return charts
 
 
