@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from rlkit_core.comparison import compare, number
 from rlkit_core.errors import UsageError
 from rlkit_core.refusals import EVALUATION, TRAINING, Refusal
 from rlkit_core.run_store import Curve, StoredRun
+from rlkit_core.tracking import sync
 
 Rlkit = Callable[..., tuple[int, str, str]]
 QUICK: dict[str, Any] = {"resamples": 200}
@@ -29,6 +31,7 @@ QUICK: dict[str, Any] = {"resamples": 200}
 @pytest.fixture(autouse=True)
 def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
 def run(
@@ -323,12 +326,13 @@ def test_numbers_for_people(value: float | None, text: str) -> None:
 # ---- the command ----
 
 
-def groups(**more: Any) -> None:
-    """Run folders of `classic/a2c` and `classic/ppo`, the latter better."""
+def groups(tracker: Any = None, seeds: int = 6, **more: Any) -> None:
+    """Run folders of `classic/a2c` and `classic/ppo`, the latter better; `more` is what their provenance says."""
     for group, best in (("classic/a2c", 300.0), ("classic/ppo", 480.0)):
-        for seed in range(6):
-            config = config_of(group[8:], seed=seed, group=group) | more
-            make_run(Path(f"runs/{group}-{seed}"), config=config, returns=returns_of(seed, 10, best))
+        for seed in range(seeds):
+            config = config_of(group[8:], seed=seed, group=group)
+            config |= {} if tracker is None else {"tracker": tracker}
+            make_run(Path(f"runs/{group}-{seed}"), config=config, returns=returns_of(seed, 10, best), **more)
 
 
 def test_the_table(rlkit: Rlkit) -> None:
@@ -418,3 +422,73 @@ def test_no_environment_in_common(rlkit: Rlkit) -> None:
     code, _, err = rlkit("compare", "a", "b", "--table")
     assert code == 2
     assert "no environment has finished runs of two groups\n       a: CartPole-v1; b: Acrobot-v1" in err
+
+
+def test_report_charts_and_data_in_a_folder_of_their_own(rlkit: Rlkit, monkeypatch: pytest.MonkeyPatch) -> None:
+    groups(git={"commit": "ab" * 20, "dirty": True})
+    arguments = ["compare", "classic", "--allow", "code", "--reference", "CartPole-v1=20,500"]
+    monkeypatch.setattr("sys.argv", ["/bin/rlkit", *arguments])
+    code, out, err = rlkit(*arguments)
+    assert (code, err) == (0, "")
+    assert "threshold 475" in out  # the registered one
+    (folder,) = Path("comparisons").iterdir()
+    assert re.fullmatch(r"classic-\d{8}-\d{6}", folder.name)
+    assert f"report      {folder}/report.md\ncharts      {folder}/comparison.html\n" in out
+    assert "look at it" not in out  # their tracker is none
+    result = json.loads((folder / "comparison.json").read_text())
+    assert result["environments"][0]["sides"][0]["steps_to_threshold"]["num_reached"] == 0
+    page = (folder / "report.md").read_text()
+    assert "**What would mislead, and was allowed:**\n\n- code: classic/a2c (seeds 0-5), " in page
+    for name in re.findall(r"!?\[[^]]*\]\(([^)]+)\)", page):
+        assert (folder / name).stat().st_size > 1000
+    for words in (
+        "- classic/ppo is better than classic/a2c on CartPole-v1",
+        "| classic/ppo | 6 | ",
+        "| CartPole-v1 | 10000 | 200 | 10 | 27000 | 10 |",
+        "| algorithm.name | a2c | ppo |",
+        "| classic/ppo | 3 | ",
+        "| gymnasium | 1.4.0 |",
+        "Normalised scores, over CartPole-v1",
+        "\nrlkit compare classic --allow code --reference CartPole-v1=20,500\n",
+    ):
+        assert words in page, words
+
+
+def test_from_a_store_it_is_the_same_and_is_kept_there(rlkit: Rlkit, tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    groups(tracker={"name": "mlflow", "uri": None, "experiment": "mine"}, seeds=4)
+    code, out, err = rlkit("compare", "classic", "--table", "--json", "--store", uri)
+    assert (code, out) == (2, "")
+    assert "there is no store" in err
+    code, out, err = rlkit("compare", "classic", "--output", "first")
+    assert code == 0
+    assert err.startswith("warning: not stored in the tracker's store: there is no store")
+    assert not Path("mlflow.db").exists()
+    for path in sorted(Path("runs/classic").iterdir()):
+        rewritten = json.loads((path / "provenance.json").read_text()) | {"cwd": str(tmp_path)}
+        (path / "provenance.json").write_text(json.dumps(rewritten))
+        sync(path)
+    code, out, err = rlkit("compare", "classic", "--store", uri, "--output", "second", "--name", "a title")
+    assert (code, err) == (0, "")
+    assert "look at it  rlkit ui --store " in out or "look at it  rlkit ui, then " in out
+    first, second = (json.loads((Path(name) / "comparison.json").read_text()) for name in ("first", "second"))
+    assert second["name"] == "a title"
+    for result in (first, second):
+        del result["name"], result["made_with"], result["reproduce"]
+        for environment in result["environments"]:
+            for one in environment["sides"]:
+                del one["runs"]
+    assert second == first
+    with sqlite3.connect("mlflow.db") as database:
+        query = "SELECT run_uuid FROM tags WHERE key = 'rlkit.kind' AND value = 'comparison'"
+        ((kept,),) = database.execute(query).fetchall()
+        ((where,),) = database.execute("SELECT artifact_uri FROM runs WHERE run_uuid = ?", (kept,)).fetchall()
+        tags = dict(database.execute("SELECT key, value FROM tags WHERE run_uuid = ?", (kept,)).fetchall())
+    assert tags["rlkit.verdicts"] == "classic/ppo on CartPole-v1: better"
+    assert {path.name for path in Path(where.removeprefix("file://")).iterdir()} == {
+        path.name for path in Path("second").iterdir()
+    }
+    # What is kept is no run: nothing of it is compared the next time.
+    code, out, _ = rlkit("compare", "classic", "--store", uri, "--table", "--where", "environment = CartPole-v1")
+    assert code == 0
+    assert "classic/ppo is better than classic/a2c" in out

@@ -93,6 +93,7 @@ ENVIRONMENTS = "for ENV alone; may be given several times"
 )
 @click.option("--table", is_flag=True, help="print the table only: no report, no charts, nothing stored")
 @click.option("--json", "as_json", is_flag=True, help="print everything as JSON instead of the table")
+@click.option("--name", metavar="TEXT", help="of the comparison; default: the group above all, or the sides' names")
 @click.option("--output", metavar="DIR", help="folder of report and charts; default: a new one in comparisons/")
 @click.option("--no-keep", is_flag=True, help="do not store report and charts in the tracker's store")
 def command(
@@ -110,6 +111,7 @@ def command(
     allow: tuple[str, ...],
     table: bool,
     as_json: bool,
+    name: str | None,
     output: str | None,
     no_keep: bool,
 ) -> None:
@@ -136,7 +138,7 @@ def command(
     result = compare(
         runs,
         sides=sides,
-        name=groups[0] if len(groups) == 1 else " vs ".join(sides[:3]) + (" …" if len(sides) > 3 else ""),
+        name=name or _name(groups, sides),
         by=by,
         thresholds=goals,
         references=ranges,
@@ -284,6 +286,12 @@ def _sides(runs: Sequence[StoredRun], groups: Sequence[str], planned: Sequence[S
         )
         raise UsageError(f"{only}\na comparison takes two: give another one's name; rlkit runs lists them")
     return sides
+
+
+def _name(groups: Sequence[str], sides: Sequence[str]) -> str:
+    if len(groups) == 1:
+        return groups[0].rstrip("/")
+    return " vs ".join(sides[:3]) + (" …" if len(sides) > 3 else "")
 
 
 def _belongs(side: str, group: str) -> bool:
