@@ -102,14 +102,31 @@ def test_a_prediction_by_hand() -> None:
     assert "67 %" in one.method
     three = prediction_interval(scores, seeds=3)
     assert three.low == pytest.approx(3 - 2.776445 * math.sqrt(2.5 * (1 / 3 + 1 / 5)), abs=1e-5)
-    assert "range" not in three.method
+    assert "36 %" in three.method
 
 
-def test_a_prediction_of_one_seed_takes_in_what_was_seen() -> None:
+def test_a_prediction_takes_in_what_was_seen() -> None:
     # Student's interval ends below 100.
     scores = np.array([0.0] * 99 + [100.0])
     assert prediction_interval(scores).high == 100
-    assert prediction_interval(scores, seeds=2).high < 100
+    assert prediction_interval(scores).low < -10
+
+
+def test_equal_scores_do_not_tell_their_spread() -> None:
+    ten = prediction_interval(np.full(10, 500.0))
+    assert (ten.low, ten.high, ten.confidence) == (500, 500, pytest.approx(9 / 11))
+    assert prediction_interval(np.full(39, 500.0)).confidence == 0.95
+    assert prediction_interval(np.full(38, 500.0)).confidence < 0.95
+
+
+@pytest.mark.parametrize(("n", "seeds"), [(2, 1), (5, 1), (6, 2), (10, 3)])
+def test_the_range_covers_what_is_said(n: int, seeds: int) -> None:
+    """By counting orders: all further ones lie between the first n."""
+    drawn = generator().random((20_000, n + seeds))
+    seen, further = drawn[:, :n], drawn[:, n:]
+    inside = (further > seen.min(1)[:, None]).all(1) & (further < seen.max(1)[:, None]).all(1)
+    said = prediction_interval(np.ones(n), seeds=seeds).confidence
+    assert np.mean(inside) == pytest.approx(said, abs=5 * math.sqrt(said * (1 - said) / 20_000))
 
 
 @pytest.mark.parametrize("scores", [[], [[1.0, 2.0]], [1.0, math.nan], [1.0, math.inf]])

@@ -23,7 +23,7 @@ LAYERS = [
     {"errors", "figures", "installed", "signals", "statistics"},
     {"seeding", "rollout", "component", "hookspecs", "environment_state", "charts"},
     {"exploration", "policy", "returns", "network", "environment", "config", "progress", "run_folder"},
-    {"collector", "learner", "registry"},
+    {"collector", "group_folder", "learner", "registry"},
     {
         "presets",
         "provenance",
@@ -38,8 +38,9 @@ LAYERS = [
     {"run_store", "executor"},
     {"refusals"},
     {"comparison"},
-    {"evaluation", "continuation", "doctor", "report"},
+    {"evaluation", "continuation", "doctor", "report", "sweep", "verification"},
     {"training"},
+    {"group"},
     {"testing"},
     {"cli"},
 ]
@@ -60,6 +61,7 @@ FOR_PLUGINS = {
         "returns",
     ),
     *("rollout", "run_store", "seeding", "testing", "tracking", "builtin"),
+    *("executor", "group"),  # what an executor gets, and what its processes call
 }
 # The built-in parts are plugins that come along; these three help them with texts and files.
 FOR_BUILTIN = FOR_PLUGINS - {"testing"} | {"config", "run_folder"}
