@@ -147,7 +147,7 @@ def compare(
     Raises:
         UsageError: scores cannot be had: there is no threshold, or no step at which all were evaluated.
     """
-    runs = counted(runs, by)
+    given, runs = runs, counted(runs, by)
     order = list(dict.fromkeys(sides)) if sides is not None else sorted({run.group for run in runs})
     merge = any(refusal.key == "environment-versions" for refusal in allowed)
     options = _Options(by, paired, alpha, seed, resamples, details)
@@ -188,7 +188,7 @@ def compare(
         "overall": _overall(asked, options),
         "normalised": normalised,
         "allowed": [{"key": refusal.key, "reason": refusal.reason} for refusal in allowed],
-        "notes": [note] if note else [],
+        "notes": [*_left_out(given, runs, order), *([note] if note else [])],
         "versions": _joined([run.versions for run in runs]),
         "code": _joined([{module: digest[:12] for module, digest in run.code.items()} for run in runs]),
         "made_with": {},
@@ -300,10 +300,14 @@ class _Pair:
         if not paired:
             return self.side.scores, self.baseline.scores
         mine, theirs = (
-            {run.seed: score for run, score in zip(reversed(side.runs), side.scores[::-1], strict=True)}
+            {
+                run.seed: score
+                for run, score in zip(reversed(side.runs), side.scores[::-1], strict=True)
+                if run.seed is not None
+            }
             for side in (self.side, self.baseline)
         )
-        shared = [seed for seed in dict.fromkeys(run.seed for run in self.side.runs) if seed in theirs]
+        shared = [seed for seed in dict.fromkeys(run.seed for run in self.side.runs) if seed in theirs and seed in mine]
         return np.array([mine[seed] for seed in shared]), np.array([theirs[seed] for seed in shared])
 
 
@@ -770,6 +774,15 @@ def _normalised(
 
 
 # Small things.
+
+
+def _left_out(given: Sequence[StoredRun], runs: Sequence[StoredRun], order: Sequence[str]) -> Iterable[str]:
+    """What is not compared, and no refusal speaks of."""
+    there = {run.group for run in runs}
+    yield from (f"{side} has no finished run" for side in order if side not in there)
+    nowhere = sum(not run.group for run in given)
+    if nowhere:
+        yield f"{nowhere} run{'s' * (nowhere > 1)} of no group left out"
 
 
 def _joined(tables: Sequence[Mapping[str, str]]) -> dict[str, str]:

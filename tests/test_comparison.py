@@ -244,8 +244,12 @@ def test_what_has_no_score_or_did_not_finish_is_left_out() -> None:
     failed = run("a", 9, [1.0], state="failed")
     empty = run("a", 10, [1.0], final={}, curves={})
     no_number = run("a", 11, [float("nan")])
-    result = compare([*side("a", LOW), failed, empty, no_number, *side("b", HIGH)], **QUICK)
+    stray = run("", 12, [1.0])
+    result = compare(
+        [*side("a", LOW), failed, empty, no_number, stray, *side("b", HIGH)], sides=["a", "b", "c"], **QUICK
+    )
     assert result["environments"][0]["sides"][0]["seeds"] == [0, 1, 2, 3, 4]
+    assert result["notes"] == ["c has no finished run", "1 run of no group left out"]
 
 
 def test_training_returns_count_where_there_is_nothing_else_and_it_is_said() -> None:
