@@ -365,9 +365,9 @@ def _finite(curve: Curve | None) -> Curve:
     """A curve's finite points, one per step: the last of those that have one."""
     if curve is None:
         return Curve(np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
-    keep = np.isfinite(curve.values) & np.isfinite(curve.seconds)
-    keep[:-1] &= curve.steps[:-1] != curve.steps[1:]
-    return curve if keep.all() else Curve(curve.steps[keep], curve.seconds[keep], curve.values[keep])
+    keep = np.flatnonzero(np.isfinite(curve.values) & np.isfinite(curve.seconds))
+    keep = keep[np.diff(curve.steps[keep], append=-1) != 0]
+    return Curve(curve.steps[keep], curve.seconds[keep], curve.values[keep])
 
 
 def _common_steps(curves: Sequence[Curve]) -> Array:

@@ -203,7 +203,8 @@ def test_curves_have_no_point_that_was_not_measured() -> None:
 
 def test_a_curve_ends_where_the_first_run_does_and_counts_a_step_once() -> None:
     short = run("a", 0, [1.0, 2.0])
-    double = Curve(np.array([1000, 2000, 2000, 3000]), np.array([1.0, 2, 3, 4]), np.array([1.0, np.nan, 5.0, 6.0]))
+    steps, values = np.array([1000, 2000, 2000, 2000, 3000]), np.array([1.0, 7.0, 5.0, np.nan, 6.0])
+    double = Curve(steps, np.arange(1.0, 6.0), values)
     result = compare([short, run("a", 1, [1.0], curves={EVALUATION: double}), *side("b", LOW)])
     curve = result["environments"][0]["sides"][0]["curves"]["steps"]
     assert (curve["x"], curve["runs"]) == ([1000, 2000], [[1.0, 2.0], [1.0, 5.0]])
@@ -393,6 +394,14 @@ def test_runs_by_folder_are_sides_in_the_order_given(rlkit: Rlkit) -> None:
     code, out, _ = rlkit("compare", *folders, "--table")
     assert code == 0
     assert "baseline: classic/ppo" in out
+
+
+def test_groups_below_one_are_in_the_order_of_their_plan(rlkit: Rlkit) -> None:
+    groups()
+    planned = [{"group": f"classic/{name}", "environment": "CartPole-v1", "seed": 0} for name in ("ppo", "a2c")]
+    Path("runs/classic/group.json").write_text(json.dumps({"id": "x", "name": "classic", "planned": planned}))
+    assert "baseline: classic/ppo" in rlkit("compare", "classic", "--table")[1]
+    assert "baseline: classic/a2c" in rlkit("compare", "classic/a2c", "classic/ppo", "--table")[1]
 
 
 def test_a_terminal_is_not_overrun() -> None:

@@ -173,6 +173,12 @@ def copies_with_other_seeds() -> None:
         rewrite(copy / "config.json", lambda config: {**config, "seed": seed})  # noqa: B023
 
 
+def a_copy_of_a_run() -> None:
+    side("a")
+    first, *_ = side("b")
+    shutil.copytree(first, "runs/b/copy")
+
+
 def copies_with_other_seeds_and_ids() -> None:
     copies_with_other_seeds()
     for i, path in enumerate(Path("runs/b").iterdir()):
@@ -232,7 +238,8 @@ RIGGED = [
     (other_evaluation_steps, "evaluation-protocol", ["eval_every 200 (a", "and 5000 (b"]),
     (final_evaluation_of_fewer_episodes, "evaluation-protocol", ["episodes of the final evaluation 10.0 (a", "3.0"]),
     (training_returns, "training-returns", ["b on CartPole-v1 has no evaluations", "seeds 0-5"]),
-    (copies_with_other_seeds, "episodes-as-seeds", ["runs/b/copy-1", "records of one training run"]),
+    (copies_with_other_seeds, "episodes-as-seeds", ["runs/b/copy-2 and 3 more are records of one training run"]),
+    (a_copy_of_a_run, "episodes-as-seeds", ["runs/b/CartPole-v1-0, runs/b/copy are records of one training run"]),
     (copies_with_other_seeds_and_ids, "episodes-as-seeds", ["seeds 0-5 have one and the same curve"]),
     (all_from_one_policy, "episodes-as-seeds", ["seeds 0-5 all began from the policy of runs/pretrained"]),
     (a_failed_run, "missing-runs", ["seed 5 of b on CartPole-v1 failed"]),
