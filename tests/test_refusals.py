@@ -265,6 +265,7 @@ def test_a_rigged_study_is_refused_for_its_own_reason(
     assert refused_for(err) == [key]
     for word in words:
         assert word in err
+    assert ("one and the same curve" in err) == (study is copies_with_other_seeds_and_ids)  # told once
     code, out, err = rlkit(*COMPARED, "--allow", key)
     assert code == 0, err
     assert f"allowed: {key}: " in out
