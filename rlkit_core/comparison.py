@@ -68,6 +68,7 @@ table `{"value", "low", "high", "confidence", "method"}`; of steps to a threshol
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -81,6 +82,7 @@ from rlkit_core import statistics
 from rlkit_core.errors import UsageError
 from rlkit_core.refusals import (
     EVALUATION,
+    LARGEST,
     TRAINING,
     By,
     Refusal,
@@ -365,7 +367,7 @@ def _finite(curve: Curve | None) -> Curve:
     """A curve's finite points, one per step: the last of those that have one."""
     if curve is None:
         return Curve(np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
-    keep = np.flatnonzero(np.isfinite(curve.values) & np.isfinite(curve.seconds))
+    keep = np.flatnonzero((np.abs(curve.values) < LARGEST) & np.isfinite(curve.seconds))
     keep = keep[np.diff(curve.steps[keep], append=-1) != 0]
     return Curve(curve.steps[keep], curve.seconds[keep], curve.values[keep])
 
@@ -633,7 +635,7 @@ def _about_side(side: _Side, environment: _Environment, options: _Options) -> Ta
         "median": _median_interval(side, options),
         "iqm": _aggregate([side.scores], statistics.aggregate_iqm, options),
         "mean": _aggregate([side.scores], statistics.aggregate_mean, options),
-        "final": [value if value is not None and math.isfinite(value) else None for value in final],
+        "final": [value if value is not None and abs(value) < LARGEST else None for value in final],
         "steps_to_threshold": steps,
         "curves": {"steps": _curve_by_steps(side), "seconds": _curve_by_seconds(side)}
         if options.details
@@ -703,7 +705,7 @@ def _own_settings(side: _Side, environment: _Environment) -> Table:
     all_settings = [other.runs[0].settings for other in environment.sides.values()]
     mine = side.runs[0].settings
     return {
-        name: value
+        name: _plain(value)
         for name, value in mine.items()
         if name.partition(".")[0] not in NOT_SHOWN
         and any(name not in settings or settings[name] != value for settings in all_settings)
@@ -793,8 +795,15 @@ def _joined(tables: Sequence[Mapping[str, str]]) -> dict[str, str]:
 
 def _different(values: Iterable[Any]) -> Any:
     """The value, or different ones joined by commas."""
-    found = list(dict.fromkeys(values))
-    return found[0] if len(found) == 1 else ", ".join(sorted(map(str, found)))
+    found = {json.dumps(value, default=str): value for value in values}
+    return _plain(next(iter(found.values()))) if len(found) == 1 else ", ".join(sorted(found))
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON has it."""
+    return (
+        value if isinstance(value, (str, int)) or value is None else json.loads(json.dumps(value), parse_constant=str)
+    )
 
 
 def _whole(value: float | None) -> int | None:

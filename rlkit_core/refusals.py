@@ -32,6 +32,9 @@ KEYS = {
 }
 """Why each misleads and what to do, by what `--allow` takes."""
 
+LARGEST = 1e100
+"""Returns from which on nothing is computed: their squares and sums would be no numbers any more."""
+
 PACKAGES_OF_ENVIRONMENTS = ("gymnasium", "mujoco", "box2d", "ale-py")
 NOT_OF_A_GROUP = (*COMPUTES_NOTHING, "seed", "total_steps", "imports", "requires", "env")
 """Settings, by the first part of their names, in which runs of a group may differ, or that are looked at elsewhere."""
@@ -82,7 +85,7 @@ def cells(runs: Iterable[StoredRun]) -> Cells:
 
 def score_from(run: StoredRun, by: By) -> Literal["final", "evaluation", "training"] | None:
     """Where a run's score comes from: its final evaluation, its curve of evaluations, its training; None: nowhere."""
-    if by == "final" and math.isfinite(run.final.get("return", math.nan)):
+    if by == "final" and abs(run.final.get("return", math.nan)) < LARGEST:
         return "final"
     if _has_numbers(run.curves.get(EVALUATION)):
         return "evaluation"
@@ -466,7 +469,7 @@ def _distinct(runs: Iterable[StoredRun]) -> list[StoredRun]:
 
 
 def _has_numbers(curve: Curve | None) -> bool:
-    return curve is not None and len(curve.values) > 0 and math.isfinite(curve.values[-1])
+    return curve is not None and len(curve.values) > 0 and bool(abs(curve.values[-1]) < LARGEST)
 
 
 def _telling(run: StoredRun) -> bool:

@@ -272,6 +272,13 @@ def test_versions_that_are_let_pass_are_one_environment() -> None:
     assert result["allowed"] == [{"key": "environment-versions", "reason": "v4 and v5"}]
 
 
+def test_what_is_no_number_is_a_text_in_the_data() -> None:
+    settings = {"eval_episodes": float("nan"), "algorithm.x": [float("inf")], "eval_every": 1000}
+    result = compare([*side("a", LOW, settings=settings), *side("b", HIGH)], **QUICK)
+    json.dumps(result, allow_nan=False)
+    assert result["environments"][0]["sides"][0]["settings"]["algorithm.x"] == ["Infinity"]
+
+
 def test_settings_that_differ_are_told() -> None:
     mine = {"algorithm.learning_rate": 0.1, "algorithm.gamma": 0.9, "seed": 0, "log_every": 7}
     a = side("a", LOW, settings={**mine, "algorithm.gae_lambda": 1.0})
@@ -446,6 +453,34 @@ def test_what_is_asked_for_wrongly(rlkit: Rlkit, arguments: list[str], words: st
     assert (code, out) == (2, ""), out
     assert words in err
     assert len(err.splitlines()) <= 3
+
+
+def test_records_with_odd_content_are_compared_or_refused(rlkit: Rlkit) -> None:
+    odd = {
+        "eval_episodes": [1, {}],
+        "eval_every": "x",
+        "eval_max_steps": True,
+        "stop_at": None,
+        "log_every": {},
+    }
+    odd |= {"tracker": [], "imports": {"x": 1}, "threads": [1e300]}
+    for group in ("a", "b"):
+        for seed in range(4):
+            config = {**config_of(seed=seed, group=group, learning_rate=1e300), **odd}
+            config["algorithm"] |= {"odd": [group, None, {}], "\x1b": "\x1b[2J"}
+            config["env"] |= {"name": ["no"], "kwargs": [1, 2]}
+            make_run(Path(f"runs/{group}{seed}"), config=config, returns=[1e308, seed, 1e9 * seed])
+    code, out, err = rlkit("compare", "a", "b", "--no-keep", "--output", "out")
+    assert code == 0, err
+    assert "\x1b" not in out
+    data = json.loads((Path("out") / "comparison.json").read_text(), parse_constant=pytest.fail)
+    (environment,) = data["environments"]
+    assert environment["sides"][0]["settings"] == {"algorithm.odd": ["a", None, {}]}
+    assert environment["sides"][0]["curves"]["steps"]["x"] == [6666, 9999]
+    for path in Path("runs").iterdir():
+        final = (path / "metrics.jsonl").read_text().replace('"final/return":', '"final/return":1e308,"x":')
+        (path / "metrics.jsonl").write_text(final)
+    assert rlkit("compare", "a", "b", "--table")[0] == 0
 
 
 def test_no_environment_in_common(rlkit: Rlkit) -> None:

@@ -311,8 +311,7 @@ def _registered(environment: str, runs: Sequence[StoredRun]) -> float | None:
     from rlkit_core.config import DEFAULT_COMPONENTS
     from rlkit_core.registry import Registry
 
-    names = {run.settings.get("env.name") for run in runs if run.environment == environment}
-    name = names.pop() if len(names) == 1 else None
+    name = next(run.settings.get("env.name") for run in runs if run.environment == environment)
     try:
         component = Registry().get("environment", name if isinstance(name, str) else DEFAULT_COMPONENTS["env"])
         assert issubclass(component, EnvironmentConfig)
