@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def make(name: str, i: int, state: str = "finished", **config: Any) -> Path:
         settings = {**config_of(**config), "tracker": tracker}
-        more = {"parent": "9" * 32} if config.get("group") == "g/a" else {}
+        more = {"parent": "9" * 32, "init_from": "runs/before"} if config.get("group") == "g/a" else {}
         return make_run(
             top / "runs" / name, config=settings, state=state, started=BEGAN + i, cwd=str(top), returns=[i, 2.0], **more
         )

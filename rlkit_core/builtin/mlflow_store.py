@@ -352,6 +352,7 @@ def _stored_run(row: _Row) -> StoredRun:
         seed=_number(tags.get("seed")),
         group=tags.get("group") or default_group(algorithm, environment),
         parent=tags.get("rlkit.parent"),
+        init_from=tags.get("rlkit.init_from"),
         settings=settings,
         versions={key.removeprefix("version."): value for key, value in tags.items() if key.startswith("version.")},
         code={key.removeprefix("code."): value for key, value in tags.items() if key.startswith("code.")},
