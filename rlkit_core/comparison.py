@@ -91,7 +91,7 @@ from rlkit_core.refusals import (
     eval_every,
     has_stopped,
     other_versions,
-    source,
+    score_from,
 )
 from rlkit_core.run_store import Curve, StoredRun
 
@@ -338,7 +338,7 @@ def _pairs(order: Sequence[str], all_pairs: bool) -> list[tuple[str, str]]:
 
 def _final(run: StoredRun, curve: Curve) -> float:
     """Return of the last policy: its final evaluation, else the last one; else the last tenth of training."""
-    where = source(run, "final")
+    where = score_from(run, "final")
     if where == "final":
         return float(run.final["return"])
     if where == "evaluation":
@@ -491,19 +491,18 @@ def _text(pair: _Pair, answer: Table, num_tests: int, options: _Options) -> str:
         said = f"cannot tell {_apart(pair)}: "
     else:
         said = f"{pair.side.name} is {answer['verdict']} than {pair.baseline.name} on {pair.environment.name}: "
-    said += f"median {_median(pair.side, options)} against {_median(pair.baseline, options)}"
+    pairs = f"{answer['n'][0]} pairs, " if options.paired else ""
+    said += f"{pairs}median {_median(pair.side, options)} against {_median(pair.baseline, options)}"
     improvement = answer["probability_of_improvement"]
     said += (
         f", probability of improvement {improvement['value']:.2f} [{improvement['low']:.2f}, {improvement['high']:.2f}]"
     )
     if answer["p_corrected"] is None or (answer["verdict"] == "cannot tell" and answer["more_seeds"]):
         return f"{said}; {answer['reason']}"
-    said += f", p = {_p(answer['p'])} {answer['method']}"
-    return said + (
-        f", {_p(answer['p_corrected']).removeprefix('= ')} after Holm's correction for {num_tests} tests"
-        if num_tests > 1
-        else ""
-    )
+    said += f", p = {_p(answer['p'])} {answer['method']}".replace("= less than", "<")
+    if num_tests > 1:
+        said += f", {_p(answer['p_corrected'])} after Holm's correction for {num_tests} tests"
+    return said
 
 
 def _apart(pair: _Pair) -> str:
@@ -518,16 +517,17 @@ def _median(side: _Side, options: _Options) -> str:
 
 
 def number(value: float | None) -> str:
-    """A return for people, to about four digits."""
+    """A return for people."""
     if value is None:
         return "-"
     size = abs(value)
-    digits = 1 if size >= 100 or size == 0 else 2 if size >= 1 else min(3 - math.floor(math.log10(size)), 12)
-    return f"{value:,.{digits}f}" if size < 1e7 else f"{value:.4g}"
+    if 0 < size < 1 or size >= 1e7:
+        return f"{value:.3g}"
+    return f"{value:,.{2 if 1 <= size < 100 else 1}f}"
 
 
 def _p(p: float) -> str:
-    return f"= {p:.2g}" if p >= 0.0001 else "< 0.0001"
+    return f"{p:.2g}" if p >= 0.0001 else "less than 0.0001"
 
 
 # Intervals.
@@ -587,10 +587,12 @@ def _about(environment: _Environment, options: _Options) -> Table:
     notes = []
     if len(environment.sides) == 1:
         notes.append(f"only {next(iter(environment.sides))} has runs here: there is nothing to compare them with")
-    training = sorted({run.group for run in runs if source(run, options.by) == "training"})
+    training = sorted({run.group for run in runs if score_from(run, options.by) == "training"})
     if training:
         notes.append(f"scores of {', '.join(training)} are means of training returns over the last tenth of each run")
-    evaluations = sorted({run.group for run in runs if options.by == "final" and source(run, "final") == "evaluation"})
+    evaluations = sorted(
+        {run.group for run in runs if options.by == "final" and score_from(run, "final") == "evaluation"}
+    )
     if evaluations:
         notes.append(f"scores of {', '.join(evaluations)} are of the last regular evaluation: there is no final one")
     return {

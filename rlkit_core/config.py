@@ -122,7 +122,7 @@ class RunConfig(BaseModel):
                 registry.check_required(layer["requires"])
                 layer = {key: value for key, value in layer.items() if key != "requires"}
             draft.apply(layer, (), problems)
-        for slot, name in _DEFAULT_COMPONENTS.items():
+        for slot, name in DEFAULT_COMPONENTS.items():
             if slot not in draft.slots:
                 draft.apply({slot: {"name": name}}, (), problems)
         config = draft.build((), problems)
@@ -158,7 +158,7 @@ class RunConfig(BaseModel):
         return self.group or f"{self.algorithm.name}-{self.env.id}"
 
 
-_DEFAULT_COMPONENTS = {"env": "gymnasium", "tracker": "mlflow"}
+DEFAULT_COMPONENTS = {"env": "gymnasium", "tracker": "mlflow"}
 """What fills the run's own slots where nothing is said; looked up in the registry like any other."""
 
 Problems = list[tuple[tuple[str, ...], str]]
@@ -195,8 +195,8 @@ class Draft:
             default = self.cls.model_fields[name].get_default(call_default_factory=True)
             if isinstance(default, Component):
                 self.slots[name] = Draft.of(default, self.registry)
-            elif self.cls is RunConfig and name in _DEFAULT_COMPONENTS:
-                component = self.registry.get(slots_of(self.cls)[name].kind, _DEFAULT_COMPONENTS[name])
+            elif self.cls is RunConfig and name in DEFAULT_COMPONENTS:
+                component = self.registry.get(slots_of(self.cls)[name].kind, DEFAULT_COMPONENTS[name])
                 self.slots[name] = Draft(component, self.registry)
         return self.slots.get(name)
 

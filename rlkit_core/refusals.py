@@ -56,6 +56,9 @@ class Refusal:
         return [f"{self.key}: {self.reason}", f"  {KEYS[self.key]}"]
 
 
+BECAME = {"failed": "failed", "running": "is running", "damaged": "is damaged"}
+"""What became of runs that did not finish, where it is not said like `was killed`."""
+
 Cells = dict[tuple[str, str], list[StoredRun]]
 """Runs by group and environment, in the order of their seeds."""
 
@@ -77,7 +80,7 @@ def cells(runs: Iterable[StoredRun]) -> Cells:
     return found
 
 
-def source(run: StoredRun, by: By) -> Literal["final", "evaluation", "training"] | None:
+def score_from(run: StoredRun, by: By) -> Literal["final", "evaluation", "training"] | None:
     """Where a run's score comes from: its final evaluation, its curve of evaluations, its training; None: nowhere."""
     if by == "final" and math.isfinite(run.final.get("return", math.nan)):
         return "final"
@@ -88,7 +91,7 @@ def source(run: StoredRun, by: By) -> Literal["final", "evaluation", "training"]
 
 def counted(runs: Iterable[StoredRun], by: By) -> list[StoredRun]:
     """Runs that are compared: those that finished and have a score."""
-    return [run for run in runs if run.state == "finished" and run.environment and source(run, by) is not None]
+    return [run for run in runs if run.state == "finished" and run.environment and score_from(run, by) is not None]
 
 
 def has_stopped(run: StoredRun) -> bool:
@@ -234,9 +237,9 @@ def _environment_versions(by_environment: Mapping[str, list[StoredRun]]) -> Iter
             f"{environment} in {_groups(by_environment[environment])}" for environment in sorted(ids)
         )
     for environment, members in by_environment.items():
-        settings = [environment_settings(run) for run in members]
-        for name in sorted({name for each in settings for name in each}):
-            by_value = _by_value(members, lambda run: environment_settings(run).get(name))  # noqa: B023
+        settings = {run.place: environment_settings(run) for run in members}
+        for name in sorted({name for each in settings.values() for name in each}):
+            by_value = _by_value(members, lambda run: settings[run.place].get(name))  # noqa: B023
             if len(by_value) > 1:
                 yield f"{environment} has " + _values(name, by_value, _groups)
         for package in PACKAGES_OF_ENVIRONMENTS:
@@ -249,7 +252,7 @@ def _environment_versions(by_environment: Mapping[str, list[StoredRun]]) -> Iter
 
 def _evaluation_protocol(by_environment: Mapping[str, list[StoredRun]], by: By) -> Iterator[str]:
     for environment, members in by_environment.items():
-        evaluated = [run for run in members if source(run, by) != "training"]
+        evaluated = [run for run in members if score_from(run, by) != "training"]
         same_budget = len({run.budget for run in evaluated}) == 1
         # Where budgets differ, and that is said, evaluations follow them.
         every = eval_every if same_budget else (lambda run: run.settings.get("eval_every"))
@@ -269,7 +272,7 @@ def _evaluation_protocol(by_environment: Mapping[str, list[StoredRun]], by: By) 
 
 def _training_returns(by_cell: Cells, by: By) -> Iterator[str]:
     for cell, runs in by_cell.items():
-        without = [run for run in runs if source(run, by) == "training"]
+        without = [run for run in runs if score_from(run, by) == "training"]
         if without:
             yield f"{_place(cell)} has no evaluations, only returns of training, in {_seeds(without)}"
 
@@ -320,7 +323,7 @@ def _missing_runs(
             continue
         seen.add(key)
         if run.state != "finished":
-            add(f"is {run.state}" if run.state == "running" else f"was {run.state}", *key, run.place)
+            add(BECAME.get(run.state, f"was {run.state}"), *key, run.place)
         elif run.place in places:
             add("finished without a score", *key, run.place)
         else:
@@ -330,7 +333,7 @@ def _missing_runs(
             if matters(key[0], key[1]) and key not in have and key not in seen:
                 add("was planned and is not there", *key)
     for what, of_cells in missing.items():
-        listed = [f"{', '.join(sorted(names, key=_natural))} of {_place(cell)}" for cell, names in of_cells.items()]
+        listed = [f"{', '.join(sorted(names, key=natural))} of {_place(cell)}" for cell, names in of_cells.items()]
         yield f"{_several(listed)} {what}"
 
 
@@ -379,7 +382,7 @@ def _groups(runs: Sequence[StoredRun]) -> str:
 
 
 def _places(runs: Sequence[StoredRun]) -> str:
-    return _several(sorted((run.place for run in runs), key=_natural), most=3)
+    return _several(sorted((run.place for run in runs), key=natural), most=3)
 
 
 def _seeds(runs: Sequence[StoredRun]) -> str:
@@ -426,7 +429,7 @@ def _short(value: str) -> str:
     return value if len(value) <= 40 else value[:37] + "…"
 
 
-def _natural(text: str) -> list[tuple[int, str]]:
+def natural(text: str) -> list[tuple[int, str]]:
     """Key to sort by, numbers within a text as numbers."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)]
 
@@ -436,11 +439,18 @@ def _natural(text: str) -> list[tuple[int, str]]:
 
 def _by_value(runs: Iterable[StoredRun], key: Callable[[StoredRun], Any]) -> dict[str, list[StoredRun]]:
     """Runs by a value of theirs, as text, in the order in which values come first."""
+    members = list(runs)
+    values = [key(run) for run in members]
+    # Nearly always all are the same: that is seen at once.
+    texts = [_as_text(values[0])] * len(values) if values and values.count(values[0]) == len(values) else None
     found: dict[str, list[StoredRun]] = {}
-    for run in runs:
-        value = key(run)
-        found.setdefault(value if isinstance(value, str) else json.dumps(value, default=str), []).append(run)
+    for run, text in zip(members, texts or map(_as_text, values), strict=True):
+        found.setdefault(text, []).append(run)
     return found
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _distinct(runs: Iterable[StoredRun]) -> list[StoredRun]:

@@ -17,6 +17,8 @@ from rlkit_core.run_folder import RunFolder, last_record, read_journal, read_jso
 if TYPE_CHECKING:
     import numpy as np
 
+    from rlkit_core.component import TrackerConfig
+
 STATES = ("running", "finished", "interrupted", "failed", "killed", "lost", "damaged")
 DEPTH = 3
 """Levels of folders that are looked through for runs, below the one that holds them."""
@@ -187,14 +189,56 @@ def nominal_step_of(metric: str) -> str:
 
 
 def planned_of(data: Any) -> tuple[tuple[str, str, int], ...]:
-    """Runs planned for a group, from plain data: a list of `{"group", "environment", "seed"}`; others are left out."""
+    """Runs planned for a group, from plain data: a list of tables or lists of group, environment and seed.
+
+    What is none of these is left out.
+    """
     planned = []
     for item in data if isinstance(data, list) else ():
-        if isinstance(item, dict):
-            run = item.get("group"), item.get("environment"), item.get("seed")
-            if isinstance(run[0], str) and isinstance(run[1], str) and type(run[2]) is int:
-                planned.append((run[0], run[1], run[2]))
+        run = [item.get(key) for key in ("group", "environment", "seed")] if isinstance(item, dict) else item
+        if isinstance(run, list) and [type(part) for part in run[:3]] == [str, str, int]:
+            planned.append((run[0], run[1], run[2]))
     return tuple(planned)
+
+
+def default_tracker(uri: str | None = None) -> TrackerConfig:
+    """The tracker that runs are sent to where nothing else is said.
+
+    Args:
+        uri: another store than its own, by its address.
+
+    Raises:
+        UsageError: that cannot be one.
+    """
+    from rlkit_core.component import TrackerConfig
+    from rlkit_core.config import DEFAULT_COMPONENTS
+    from rlkit_core.registry import Registry
+
+    component = Registry().get("tracker", DEFAULT_COMPONENTS["tracker"])
+    try:
+        tracker = component.model_validate({} if uri is None else {"uri": uri})
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"that is no store: {reason[:300]}") from error
+    assert isinstance(tracker, TrackerConfig)
+    return tracker
+
+
+def open_store(uri: str | None, environ: Mapping[str, str]) -> RunStore:
+    """The store that runs are sent to where nothing else is said.
+
+    Args:
+        uri: another one of that kind, by its address.
+        environ: environment variables, which may say which one it is.
+
+    Raises:
+        UsageError: the address cannot be one, or nothing can be read back from there.
+    """
+    tracker = default_tracker(uri)
+    store = tracker.open_store(environ)
+    if store is None:
+        raise UsageError(f"the tracker {tracker.name} cannot be read back")
+    return store
 
 
 # ---- run folders ----

@@ -134,11 +134,12 @@ def make_run(
     path.mkdir(parents=True)
     config = config_of() if config is None else config
     records = records_of(returns, config["total_steps"])
-    result = {"state": state, "steps": records[-1]["step"], "evaluation_return": returns[-1], "reached": None}
+    records = records if state == "finished" else records[:-1]
+    # Only runs that ended in order say what they reached.
+    ended = {"state": state, "steps": records[-1]["step"], "evaluation_return": returns[-1], "reached": None}
+    result = ended if state in ("finished", "interrupted") else {}
     pid = os.getpid() if pid is None else pid
     status = {"pid": pid, "host": socket.gethostname(), "process_start": process_start_time(pid) or 1.0, "state": state}
-    if state != "finished":
-        records, result = records[:-1], {}
     run_id = hashlib.md5(str(path.absolute()).encode()).hexdigest()
     _write(path / "config.json", config)
     _write(path / "provenance.json", {**about_of(path.name, run_id), **about})
