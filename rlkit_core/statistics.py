@@ -119,10 +119,10 @@ def prediction_interval(scores: Array, confidence: float = 0.95, *, seeds: int =
     """Where the mean score of so many further seeds, made and evaluated in the same way, will lie.
 
     mean ± t s sqrt(1/n + 1/seeds), t the quantile of Student's distribution with n - 1 degrees of freedom: exact for
-    normal scores. (Hahn & Meeker 1991, Statistical Intervals, sections 4.7 and 4.8.) It also takes in all scores that
+    normal scores. (Hahn & Meeker 1991, Statistical Intervals, section 4.7.) It also takes in all scores that
     were seen, so that it covers something whatever the distribution is: all further scores lie in the range of the n
     if none of them is the lowest or the highest of all n + seeds, which has probability n (n - 1) / ((n + seeds) (n +
-    seeds - 1)) (section 5.4 there). That alone reaches 95 % only with 39 seeds for one further.
+    seeds - 1)) (chapter 5 there). That alone reaches 95 % only with 39 seeds for one further.
 
     Where all scores are equal nothing is known of their spread; `confidence` is then what the range covers.
 
@@ -222,7 +222,7 @@ def restricted_steps(sides: Sequence[tuple[Array, Array]]) -> tuple[list[Array],
 def iqm(scores: Array) -> Any:
     """Interquartile mean: the mean without the lowest and the highest quarter, `int(n / 4)` scores each.
 
-    Agarwal et al. 2021, section 4.2; scipy's `trim_mean(scores, 0.25)`.
+    Agarwal et al. 2021, section 4.3; scipy's `trim_mean(scores, 0.25)`.
 
     Args:
         scores: those of one environment, or of all together.  # [..., n]
@@ -285,7 +285,7 @@ def probability_of_improvement(xs: Sequence[Array], ys: Sequence[Array]) -> Any:
 
 
 def performance_profile(strata: Sequence[Array], thresholds: Array) -> Array:
-    """Share of runs with a score above each threshold, the mean over environments (Agarwal et al. 2021, section 4.1).
+    """Share of runs with a score above each threshold, the mean over environments (Agarwal et al. 2021, section 4.2).
 
     Args:
         strata: one array per environment.  # [..., seeds] each
