@@ -1,8 +1,7 @@
 """Comparison of groups of runs: from stored runs to numbers, intervals, tests and verdicts, as plain data.
 
-`compare` gives what `comparison.json` holds and charts and reports are made from. Numbers are JSON numbers, and None
-where there is none (a point of a curve before the first evaluation, an interval of too few seeds); nothing in it is
-NaN. Every interval is a table `{"value", "low", "high", "confidence", "method"}`; `low` and `high` are None together.
+`compare` gives what `comparison.json` holds and charts and reports are made from. Numbers are finite. An interval is a
+table `{"value", "low", "high", "confidence", "method"}`; of steps to a threshold, what is not reached is None in it.
 
     format             1
     name               of the comparison
@@ -29,12 +28,11 @@ NaN. Every interval is a table `{"value", "low", "high", "confidence", "method"}
             scores     what the verdict is about, in the order of the seeds [n]
             censored   by `steps`: whether the threshold was not reached, the score then being the steps for which all
                        runs were watched; else all false [n]
-            median     interval, exact (order statistics); by `steps` None where it is censored
+            median     interval, exact (order statistics)
             iqm, mean  intervals (stratified bootstrap)
             final      returns of the last policies [n], None where there is none
             steps_to_threshold   None without a threshold, else {"steps": [n], "reached": [n] booleans, "num_reached",
-                       "median": interval}; a run that has not reached it counts with the steps that were watched, and
-                       an end of the interval that is censored is None
+                       "median": interval}; `steps` of a run that has not reached it are those that were watched
             curves     {"steps": curve, "seconds": curve} or None each, where a curve is {"x": [K], "median": [K],
                        "iqm": [K], "low": [K], "high": [K], "confidence", "method", "runs": [n][K]}: evaluations at
                        the nominal steps that all runs of the side have; or at K wall times, the last one before each
@@ -149,7 +147,7 @@ def compare(
     Raises:
         UsageError: scores cannot be had: there is no threshold, or no step at which all were evaluated.
     """
-    runs = counted(runs, by)
+    given, runs = runs, counted(runs, by)
     order = list(dict.fromkeys(sides)) if sides is not None else sorted({run.group for run in runs})
     merge = any(refusal.key == "environment-versions" for refusal in allowed)
     options = _Options(by, paired, alpha, seed, resamples, details)
@@ -190,7 +188,7 @@ def compare(
         "overall": _overall(asked, options),
         "normalised": normalised,
         "allowed": [{"key": refusal.key, "reason": refusal.reason} for refusal in allowed],
-        "notes": [note] if note else [],
+        "notes": [*_left_out(given, runs, order), *([note] if note else [])],
         "versions": _joined([run.versions for run in runs]),
         "code": _joined([{module: digest[:12] for module, digest in run.code.items()} for run in runs]),
         "made_with": {},
@@ -302,10 +300,14 @@ class _Pair:
         if not paired:
             return self.side.scores, self.baseline.scores
         mine, theirs = (
-            {run.seed: score for run, score in zip(reversed(side.runs), side.scores[::-1], strict=True)}
+            {
+                run.seed: score
+                for run, score in zip(reversed(side.runs), side.scores[::-1], strict=True)
+                if run.seed is not None
+            }
             for side in (self.side, self.baseline)
         )
-        shared = [seed for seed in dict.fromkeys(run.seed for run in self.side.runs) if seed in theirs]
+        shared = [seed for seed in dict.fromkeys(run.seed for run in self.side.runs) if seed in theirs and seed in mine]
         return np.array([mine[seed] for seed in shared]), np.array([theirs[seed] for seed in shared])
 
 
@@ -570,11 +572,7 @@ def _median_of(scores: Array) -> Table:
 
 def _median_steps(side: _Side) -> Table:
     assert side.first is not None
-    # Infinity less infinity is none: of an even number, both in the middle have to be known.
-    ordered = np.sort(side.first)
-    middle = ordered[[(len(ordered) - 1) // 2, len(ordered) // 2]]
-    value = float(middle.mean()) if np.isfinite(middle).all() else None
-    return _interval(value, statistics.median_interval(side.first))
+    return _interval(statistics.median_steps(side.first, side.watched), statistics.median_interval(side.first))
 
 
 # What is told of an environment.
@@ -775,6 +773,15 @@ def _normalised(
 
 
 # Small things.
+
+
+def _left_out(given: Sequence[StoredRun], runs: Sequence[StoredRun], order: Sequence[str]) -> Iterable[str]:
+    """What is not compared, and no refusal speaks of."""
+    there = {run.group for run in runs}
+    yield from (f"{side} has no finished run" for side in order if side not in there)
+    nowhere = sum(not run.group for run in given)
+    if nowhere:
+        yield f"{nowhere} run{'s' * (nowhere > 1)} of no group left out"
 
 
 def _joined(tables: Sequence[Mapping[str, str]]) -> dict[str, str]:

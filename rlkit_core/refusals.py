@@ -90,8 +90,12 @@ def score_from(run: StoredRun, by: By) -> Literal["final", "evaluation", "traini
 
 
 def counted(runs: Iterable[StoredRun], by: By) -> list[StoredRun]:
-    """Runs that are compared: those that finished and have a score."""
-    return [run for run in runs if run.state == "finished" and run.environment and score_from(run, by) is not None]
+    """Runs that are compared: those of a group that finished and have a score."""
+    return [
+        run
+        for run in runs
+        if run.state == "finished" and run.group and run.environment and score_from(run, by) is not None
+    ]
 
 
 def has_stopped(run: StoredRun) -> bool:
@@ -216,7 +220,8 @@ def _mixed_settings(by_cell: Cells) -> Iterator[str]:
 
 def _same_seed(by_cell: Cells) -> Iterator[str]:
     for cell, runs in by_cell.items():
-        for seed, of_seed in _by_value(_distinct(runs), lambda run: run.seed).items():
+        known = [run for run in _distinct(runs) if run.seed is not None]
+        for seed, of_seed in _by_value(known, lambda run: run.seed).items():
             if len(of_seed) > 1:
                 yield f"{_place(cell)} has seed {seed} {len(of_seed)} times: {_places(of_seed)}"
 
@@ -289,7 +294,8 @@ def _episodes_as_seeds(by_cell: Cells) -> Iterator[str]:
             if len(begun) > 1:
                 yield f"{_place(cell)}: {_seeds(begun)} all began from the policy of {begun[0].init_from}"
         for copies in _by_value([run for run in rest if _telling(run)], _fingerprint).values():
-            if len({run.seed for run in copies}) > 1:
+            # The same seed twice is said by itself, and unknown seeds are no excuse.
+            if len(copies) > 1 and (len({run.seed for run in copies}) > 1 or copies[0].seed is None):
                 yield f"{_place(cell)}: {_seeds(copies)} have one and the same curve, point by point"
 
 
@@ -303,8 +309,8 @@ def _missing_runs(
     sides = {run.group for run in selected if run.group}
     parents = {run.parent for run in compared if run.parent}
     environments = {run.environment for run in compared}
-    have = {(run.group, run.environment, run.seed) for run in compared}
-    places = {run.place for run in selected}
+    have = {(run.group, run.environment, run.seed) for run in compared if run.seed is not None}
+    there, places = {run.place for run in compared}, {run.place for run in selected}
 
     def matters(group: str, environment: str | None) -> bool:
         return group in sides and (environment is None or not narrowed or environment in environments)
@@ -319,7 +325,8 @@ def _missing_runs(
     for run in {run.place: run for run in (*selected, *group_runs)}.values():
         key = (run.group, run.environment, run.seed)
         of_ours = matters(run.group, run.environment) or (run.state == "damaged" and run.parent in parents)
-        if not of_ours or key in have:
+        # A seed that was run again, and then finished, is not missing.
+        if not of_ours or run.place in there or key in have:
             continue
         seen.add(key)
         if run.state != "finished":

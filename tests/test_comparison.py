@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_runs import config_of, make_run, returns_of
 
-from rlkit_core import statistics
+from rlkit_core import comparison, statistics
 from rlkit_core.cli.compare import lines_of, markdown
 from rlkit_core.comparison import compare, number
 from rlkit_core.errors import UsageError
@@ -244,8 +245,12 @@ def test_what_has_no_score_or_did_not_finish_is_left_out() -> None:
     failed = run("a", 9, [1.0], state="failed")
     empty = run("a", 10, [1.0], final={}, curves={})
     no_number = run("a", 11, [float("nan")])
-    result = compare([*side("a", LOW), failed, empty, no_number, *side("b", HIGH)], **QUICK)
+    stray = run("", 12, [1.0])
+    result = compare(
+        [*side("a", LOW), failed, empty, no_number, stray, *side("b", HIGH)], sides=["a", "b", "c"], **QUICK
+    )
     assert result["environments"][0]["sides"][0]["seeds"] == [0, 1, 2, 3, 4]
+    assert result["notes"] == ["c has no finished run", "1 run of no group left out"]
 
 
 def test_training_returns_count_where_there_is_nothing_else_and_it_is_said() -> None:
@@ -274,6 +279,24 @@ def test_settings_that_differ_are_told() -> None:
     of_a, of_b = compare([*a, *b], **QUICK)["environments"][0]["sides"]
     assert of_a["settings"] == {"algorithm.learning_rate": 0.1, "algorithm.gae_lambda": 1.0}
     assert of_b["settings"] == {"algorithm.learning_rate": 0.2}
+
+
+def test_the_page_has_the_form_of_the_data() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "compare.md").read_text(encoding="utf-8")
+    form = textwrap.dedent((comparison.__doc__ or "").partition("in it.\n\n")[2]).rstrip()
+    assert f"```text\n{form}\n```" in page
+    names = set(re.findall(r"[a-z_]+", form))
+
+    def keys(data: Any) -> set[str]:
+        if isinstance(data, list):
+            return set().union(*map(keys, data))
+        return set(data).union(*map(keys, data.values())) if isinstance(data, dict) else set()
+
+    result = compare([*side("a", LOW), *side("b", HIGH)], references={"CartPole-v1": (0.0, 500.0)}, **QUICK)
+    for environment in result["environments"]:
+        for one in environment["sides"]:
+            one["settings"] = {}
+    assert keys(result) <= names | {"value"}
 
 
 SCORES = st.lists(st.sampled_from([0.0, 1.0, 2.5, 499.9, 500.0]), min_size=3, max_size=7)

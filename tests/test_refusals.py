@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from made_runs import about_of, config_of, make_run, returns_of
 
-from rlkit_core.refusals import KEYS
+from rlkit_core.refusals import EVALUATION, KEYS, refusals
+from rlkit_core.run_store import Curve, StoredRun
 
 Rlkit = Callable[..., tuple[int, str, str]]
 COMPARED = ("compare", "a", "b", "--table")
@@ -260,6 +262,20 @@ def test_a_rigged_study_is_refused_for_its_own_reason(
     assert code == 0, err
     assert f"allowed: {key}: " in out
     assert "b" in out
+
+
+def test_seeds_that_are_not_known_are_not_the_same_and_excuse_nothing() -> None:
+    def run(place: str, state: str = "finished", score: float = 1.0) -> StoredRun:
+        curve = Curve(np.arange(6), np.arange(6.0), score * np.arange(6.0))
+        final = {"return": score}
+        return StoredRun(
+            place, place, group=place[0], environment="E-v0", state=state, final=final, curves={EVALUATION: curve}
+        )
+
+    honest = [run("a1"), run("a2", score=2.0), run("b1"), run("b2", score=3.0)]
+    assert refusals(honest) == []
+    assert [refusal.key for refusal in refusals([*honest, run("b3", "killed")])] == ["missing-runs"]
+    assert [refusal.key for refusal in refusals([*honest, run("b3")])] == ["episodes-as-seeds"]
 
 
 def test_every_key_has_a_rigged_study() -> None:
