@@ -110,6 +110,7 @@ def test_a_prediction_takes_in_what_was_seen() -> None:
     scores = np.array([0.0] * 99 + [100.0])
     assert prediction_interval(scores).high == 100
     assert prediction_interval(scores).low < -10
+    assert prediction_interval(-scores).low == -100
 
 
 def test_equal_scores_do_not_tell_their_spread() -> None:
