@@ -252,7 +252,7 @@ def aggregate_median(strata: Sequence[Array]) -> Any:
 def aggregate_iqm(strata: Sequence[Array]) -> Any:
     """Interquartile mean of the scores of all environments together; they must be on one scale.
 
-    # [..., seeds] each -> [...]
+    One array per environment, `[..., seeds]`, gives `[...]`.
     """
     return iqm(np.concatenate([np.asarray(scores, float) for scores in strata], -1))
 
@@ -260,7 +260,7 @@ def aggregate_iqm(strata: Sequence[Array]) -> Any:
 def optimality_gap(strata: Sequence[Array], target: float = 1.0) -> Any:
     """How much scores fall short of a target on average; what is above it makes up for nothing (Agarwal et al. 2021).
 
-    # [..., seeds] each -> [...]
+    One array per environment, `[..., seeds]`, gives `[...]`.
     """
     return target - np.minimum(np.concatenate([np.asarray(scores, float) for scores in strata], -1), target).mean(-1)
 
