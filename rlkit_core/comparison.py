@@ -41,7 +41,7 @@ table `{"value", "low", "high", "confidence", "method"}`; of steps to a threshol
             side, baseline       names: what is said is about `side`
             n                    [seeds of side, seeds of baseline]; if paired, pairs twice
             difference           interval: what was tested, of `side` less that of `baseline`
-            statistic            what that is: `difference of the interquartile means`, or of the means below 5 seeds
+            statistic            what that is: `difference of the means`, or `mean of the differences` of pairs
             probability_of_improvement   interval: a run of `side` is better than one of `baseline` (ties count half)
             p, p_corrected       of the permutation test; the latter is None where there were too few seeds for any
             method               `exact` or `Monte Carlo`
@@ -427,7 +427,7 @@ def _answer(
         float(statistics.probability_of_improvement([sign * x], [sign * y])),
         statistics.improvement_interval([sign * x], [sign * y], options.generator(), resamples=options.resamples),
     )
-    difference = _interval(test.difference, _difference_interval(x, y, test, options))
+    difference = _interval(test.difference, _difference_interval(x, y, options))
     if turned:
         improvement, difference = _mirrored(improvement, 1.0), _mirrored(difference, 0.0)
         verdict = statistics.verdict(
@@ -482,11 +482,10 @@ def _no_answer(pair: _Pair, options: _Options) -> Table:
     }
 
 
-def _difference_interval(x: Array, y: Array, test: statistics.Test, options: _Options) -> statistics.Interval:
+def _difference_interval(x: Array, y: Array, options: _Options) -> statistics.Interval:
     if options.paired:
         return _bootstrap([x - y], statistics.aggregate_mean, options)
-    reduced = statistics.iqm if "interquartile" in test.statistic else (lambda scores: np.mean(scores, -1))
-    return _bootstrap([x, y], lambda drawn: reduced(drawn[0]) - reduced(drawn[1]), options)
+    return _bootstrap([x, y], lambda drawn: np.mean(drawn[0], -1) - np.mean(drawn[1], -1), options)
 
 
 def _text(pair: _Pair, answer: Table, num_tests: int, options: _Options) -> str:

@@ -122,7 +122,7 @@ def command(
 
     from rlkit_core.comparison import compare
 
-    source = _open(store, folder)
+    source = open_source(store, folder)
     if output is not None:
         _check_output(output)
     runs = _read(source, groups, where, by)
@@ -231,8 +231,8 @@ def _check_environments(names: Iterable[str], environments: Sequence[str]) -> No
 # Runs, sides, and whether they may be compared.
 
 
-def _open(store: str | None, folder: str) -> RunStore:
-    """Run folders, or the tracker's store."""
+def open_source(store: str | None, folder: str) -> RunStore:
+    """Run folders, or the tracker's store; for `--store` and `--runs`."""
     if store is None:
         from rlkit_core.run_store import FolderStore
 
