@@ -87,3 +87,9 @@ class ResumeRefused(RlkitError):
     def __init__(self, message: str, differences: Sequence[tuple[str, str, str, bool]]) -> None:
         self.differences = differences
         super().__init__(message)
+
+
+class ReproductionRefused(RlkitError):
+    """A run that nobody can make again from its record."""
+
+    exit_code = 7

@@ -268,7 +268,7 @@ def ui(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`rlkit ui`, and the address that it names."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "rlkit_core.cli", "ui"],
+        [sys.executable, "-P", "-c", "from rlkit_core.cli import main; raise SystemExit(main())", "ui"],
         **{"cwd": folder, "env": environ, "stdout": subprocess.PIPE, "text": True},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )

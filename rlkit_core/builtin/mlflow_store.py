@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from rlkit_core.builtin.trackers import MlflowConfig, sqlite_path, without_password
 from rlkit_core.errors import RlkitError, StorageError, UsageError
-from rlkit_core.run_folder import RunFolder, parse_json, read_json
+from rlkit_core.run_folder import RunFolder, parse_json, read_json, write_json
 from rlkit_core.run_store import (
     Curve,
     RunStore,
@@ -34,6 +34,7 @@ from rlkit_core.run_store import (
     final_metrics,
     nominal_step_of,
     planned_of,
+    the_one,
 )
 
 COMPARISONS = "rlkit/comparisons"
@@ -51,6 +52,8 @@ TABLES = {
     "metrics": {"run_uuid", "key", "value", "step", "timestamp", "is_nan"},
 }
 """What a database has to have to be read directly."""
+FILES = ("config.json", "provenance.json", "error.json", "policy/last/policy.json", "policy/last/policy.safetensors")
+"""Artifacts of a run that it is made again from, and compared by."""
 STILL_SENDING = 60.0
 """Seconds after its end in which a run may still be being sent."""
 
@@ -133,6 +136,21 @@ class MlflowStore(RunStore):
                 _stored_group(row, reader) for row in reader.rows() if row.tags.get("rlkit.kind") == "group"
             ]
         )
+
+    def fetch(self, run: str, folder: Path) -> Path:
+        """See `RunStore`: the run's artifacts, and its metrics as a journal."""
+        stored = the_one(self.runs([run]), run)
+        with self._errors("read"), _Client(self.uri) as client:
+            for name in FILES:
+                client.download(stored.place, name, folder)
+            lines = [json.dumps(record) + "\n" for record in client.records(stored.place)]
+        if not (folder / "config.json").is_file():
+            raise StorageError(f"{self.shown} does not have the settings of {run}: its artifact config.json is missing")
+        (folder / "metrics.jsonl").write_text("".join(lines))
+        ended = stored.state in ("finished", "interrupted")
+        reached = {"steps": stored.steps, "reached": stored.reached} if ended else None
+        write_json(folder / "status.json", {"state": stored.state, "result": reached})
+        return folder
 
     def keep(self, name: str, folder: Path, tags: Mapping[str, str]) -> str:
         """Store the files of a folder as an MLflow run, beside the runs that were read last; see `RunStore`."""
@@ -308,10 +326,25 @@ class _Client(_Reader):
         ]
 
     def points(self, runs: Sequence[str], metric: str) -> _Points:
-        def ask(run: str) -> list[tuple[int, int, float]]:
-            return [(one.step, one.timestamp, one.value) for one in self._client.get_metric_history(run, metric)]
+        return dict(zip(runs, self._pool.map(lambda run: self._points(run, metric), runs), strict=True))
 
-        return dict(zip(runs, self._pool.map(ask, runs), strict=True))
+    def _points(self, run: str, metric: str) -> list[tuple[int, int, float]]:
+        return [(one.step, one.timestamp, one.value) for one in self._client.get_metric_history(run, metric)]
+
+    def records(self, run: str) -> list[dict[str, Any]]:
+        """All metrics of a run as records of a journal: those of one step and one time in one."""
+        metrics = sorted(self._client.get_run(run).data.metrics)
+        found: dict[tuple[int, int], dict[str, float]] = {}
+        for metric, points in zip(metrics, self._pool.map(lambda one: self._points(run, one), metrics), strict=True):
+            for step, when, value in points:
+                found.setdefault((step, when), {})[metric] = value
+        return [{"step": step, "time": when, "metrics": values} for (step, when), values in sorted(found.items())]
+
+    def download(self, run: str, name: str, folder: Path) -> None:
+        """Copy an artifact into a folder, unless there is none of that name."""
+        above = name.rpartition("/")[0]
+        if any(one.path == name for one in self._client.list_artifacts(run, above or None)):
+            self._client.download_artifacts(run, name, str(folder))
 
     def artifact(self, row: _Row, name: str) -> Any:
         with TemporaryDirectory() as folder:

@@ -31,6 +31,10 @@ CONTEXT: dict[str, Any] = {
 COMMANDS = {
     "run": ("rlkit_core.cli.run:command", "Train an algorithm in an environment."),
     "resume": ("rlkit_core.cli.resume:command", "Go on with a run that was interrupted or killed."),
+    "reproduce": (
+        "rlkit_core.cli.reproduce:command",
+        "Make a stored run again, and say whether it comes out the same.",
+    ),
     "eval": ("rlkit_core.cli.evaluate:command", "Evaluate a run's policy greedily."),
     "watch": ("rlkit_core.cli.watch:command", "Show a run's policy at work, or write a video of it."),
     "runs": ("rlkit_core.cli.runs:command", "List runs, and how they stand."),

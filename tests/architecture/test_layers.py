@@ -38,7 +38,7 @@ LAYERS = [
     {"run_store", "executor"},
     {"evaluation", "continuation", "doctor"},
     {"training"},
-    {"testing"},
+    {"reproduction", "testing"},
     {"cli"},
 ]
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
