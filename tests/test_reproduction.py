@@ -25,11 +25,11 @@ GONE = 2**22 + 1
 def short(run_dir: Path, **settings: Any) -> Result:
     algorithm = {"name": "a2c", "collector": {"num_envs": 2, "num_steps": 5}, "network": {"hidden": [4]}}
     algorithm |= settings.pop("algorithm", {})
-    budget = {"total_steps": 500, "stop_at": "never", "eval_episodes": 1, "eval_max_steps": 20}
+    budget = {"total_steps": 250, "stop_at": "never", "eval_episodes": 1, "eval_max_steps": 20, "log_every": 10}
     return train(
         {"algorithm": algorithm},
         **{"env": "CartPole-v1", "run_dir": run_dir, "preset": "none", "tracker": "none", "progress": "none"},
-        **{**budget, **settings},
+        **{**budget, "eval_every": 50, "checkpoint_every": "never", **settings},
     )
 
 
@@ -153,7 +153,7 @@ def test_a_run_that_was_killed_is_made_again_as_far_as_it_came(state: str, run: 
     found = again(run)
     assert (found.verdict, found.weights) == ("bit-equal", "it left no policy to compare")
     assert found.steps == json.loads(lines[19])["step"]
-    assert read_json(found.run_dir / "status.json")["result"]["steps"] < 400
+    assert read_json(found.run_dir / "status.json")["result"]["steps"] < 250
 
 
 def test_a_run_that_was_interrupted_and_one_that_then_went_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +171,7 @@ def test_a_run_that_was_interrupted_and_one_that_then_went_on(tmp_path: Path, mo
     assert short(Path("run"), checkpoint_every=10).state == "interrupted"
     found = again(Path("run"))
     assert (found.verdict, found.weights) == ("bit-equal", "the policy's weights are the same, bit by bit")
-    assert found.steps <= read_json(found.run_dir / "status.json")["result"]["steps"] < 400
+    assert found.steps <= read_json(found.run_dir / "status.json")["result"]["steps"] < 250
     assert resume("run", progress="none").state == "finished"
     assert again(Path("run")).verdict == "bit-equal"
 
