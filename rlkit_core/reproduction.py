@@ -313,7 +313,8 @@ def _other_end(
             return None
         line = str(failure).split("\n")[0]
         return f"it fails now: {line}"
-    before, after = (one.get("result") if isinstance(one.get("result"), dict) else {} for one in (then, now))
+    results = [one.get("result") for one in (then, now)]
+    before, after = (result if isinstance(result, dict) else {} for result in results)
     if then.get("state") != "finished":
         return None
     for name in ("steps", "reached"):
