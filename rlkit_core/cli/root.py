@@ -31,12 +31,12 @@ CONTEXT: dict[str, Any] = {
 COMMANDS = {
     "run": ("rlkit_core.cli.run:command", "Train an algorithm in an environment."),
     "resume": ("rlkit_core.cli.resume:command", "Go on with a run that was interrupted or killed."),
-    "reproduce": (
-        "rlkit_core.cli.reproduce:command",
-        "Make a stored run again, and say whether it comes out the same.",
-    ),
     "eval": ("rlkit_core.cli.evaluate:command", "Evaluate a run's policy greedily."),
     "watch": ("rlkit_core.cli.watch:command", "Show a run's policy at work, or write a video of it."),
+    "reproduce": (
+        "rlkit_core.cli.reproduce:command",
+        "Make a stored run again, and compare.",
+    ),
     "runs": ("rlkit_core.cli.runs:command", "List runs, and how they stand."),
     "ui": ("rlkit_core.cli.ui:command", "Show tracked runs in a browser."),
     "list": ("rlkit_core.cli.catalogue:list_command", "List what is registered, and from where."),
