@@ -93,3 +93,16 @@ class ReproductionRefused(RlkitError):
     """A run that nobody can make again from its record."""
 
     exit_code = 7
+
+
+class ComparisonRefused(UsageError):
+    """A comparison that would mislead.
+
+    Args:
+        message: what to say.
+        keys: what `--allow` takes to compare all the same, one per reason.
+    """
+
+    def __init__(self, message: str, keys: Sequence[str]) -> None:
+        self.keys = tuple(keys)
+        super().__init__(message)

@@ -55,6 +55,7 @@ class StoredRun:
         seed: of the run.
         group: name under which it is compared; `a/b` belongs to `a`, too.
         parent: id of the group of runs that it was started with, the same for all of them, or None.
+        init_from: run whose last policy it started from, or None.
         settings: all settings, plain values by dotted name, such as `algorithm.gamma`.
         versions: of packages.
         code: hashes of the code that it was made with, by module: `rlkit_core`, and each plugin's.
@@ -76,6 +77,7 @@ class StoredRun:
     seed: int | None = None
     group: str = ""
     parent: str | None = None
+    init_from: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     code: Mapping[str, str] = field(default_factory=dict)
@@ -364,6 +366,7 @@ def _stored_run(path: Path) -> StoredRun:
         seed=_count(config.get("seed")),
         group=_text(config.get("group")) or default_group(algorithm, environment),
         parent=_text(about.get("parent")),
+        init_from=_text(about.get("init_from")),
         settings=dict(flat_settings(config)),
         versions={name: text for name, text in _table_in(about, "versions").items() if isinstance(text, str)},
         code=code_of(about),

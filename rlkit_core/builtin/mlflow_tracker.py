@@ -19,11 +19,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from rlkit_core.builtin.mlflow_group import close_group, open_group
 from rlkit_core.builtin.trackers import MlflowConfig, resolve_uri, sqlite_path, without_password
 from rlkit_core.errors import StorageError, UsageError
 from rlkit_core.run_folder import read_json
 from rlkit_core.run_store import code_of
-from rlkit_core.tracking import Record, TrackedRun, Tracker, numbers
+from rlkit_core.tracking import Record, TrackedGroup, TrackedRun, Tracker, numbers
 
 # Before the import of mlflow. Without these, a call to a dead server takes 246 s, usage data is sent out, and
 # `rlkit sync` is full of MLflow's own messages.
@@ -49,6 +50,26 @@ CALL_SIZE = 200_000
 
 PROBE_SECONDS = 3.0
 LOCK_SECONDS = 30.0
+EXPERIMENT_TAGS = {
+    # Which pages MLflow's UI has for it: those of models that are trained, not those of language models.
+    "mlflow.experimentKind": "custom_model_development",
+    # A saved view of MLflow's UI: runs of one group are one line of the table, and one line with a band in a chart.
+    "mlflow.sharedViewState.rlkit": json.dumps(
+        {
+            **{"name": "rlkit: by group", "createdAt": 0, "updatedAt": 0},
+            "state": json.dumps(
+                {
+                    "groupBy": {
+                        "aggregateFunction": "average",
+                        "groupByKeys": [{"mode": "tag", "groupByData": "group"}],
+                    },
+                    "runsHiddenMode": "SHOW_ALL",
+                }
+            ),
+        }
+    ),
+}
+"""What MLflow's UI knows about an experiment that was created here."""
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "killed": "KILLED"}
 
 
@@ -133,12 +154,18 @@ class MlflowTracker(Tracker):
     def _open(self, run: TrackedRun, experiment: str, artifacts: str | None) -> None:
         experiment_id = self._experiment(experiment, artifacts)
         found = self._find_run(run, experiment_id)
+        family = {}
+        if run.group is not None:
+            parent = open_group(self._client, run.group, experiment_id)
+            family = {"mlflow.parentRunId": parent, "rlkit.parent": run.group.record.id}
         if found is None:
             start = run.provenance.get("started")
             if type(start) is not int or not 0 <= start < 2**63:
                 start = int(run.folder.config_path.stat().st_mtime * 1000)
             self._end_predecessor(run)
-            found = self._client.create_run(experiment_id, start_time=start, tags=_tags(run), run_name=run.name)
+            found = self._client.create_run(
+                experiment_id, start_time=start, tags=_tags(run) | family, run_name=run.name
+            )
         elif found.info.lifecycle_stage != "active":
             raise UsageError(
                 f"MLflow run {found.info.run_id} was deleted in {run.ids['uri']}\n"
@@ -168,7 +195,7 @@ class MlflowTracker(Tracker):
         found = self._client.get_experiment_by_name(name)
         if found is None:
             try:
-                return str(self._client.create_experiment(name, artifact_location=artifacts))
+                return str(self._client.create_experiment(name, artifact_location=artifacts, tags=EXPERIMENT_TAGS))
             except MlflowException:
                 # Someone else may have created it meanwhile.
                 found = self._client.get_experiment_by_name(name)
@@ -226,6 +253,11 @@ class MlflowTracker(Tracker):
             tags = [RunTag(key, value) for key, value in _reached(self._run, state).items()]
             self._client.log_batch(self._run_id, tags=tags)
         self._client.set_terminated(self._run_id, STATUS.get(state, "FAILED"), time)
+
+    def finish_group(self, group: TrackedGroup, state: str, time: int) -> None:
+        """End the MLflow run that stands for the group in this run's experiment."""
+        self._probe()
+        close_group(self._client, group, self._experiment_id, STATUS.get(state, "FAILED"), time)
 
     def _probe(self) -> None:
         probe(self._uri)

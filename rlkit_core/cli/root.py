@@ -30,7 +30,8 @@ CONTEXT: dict[str, Any] = {
 
 COMMANDS = {
     "run": ("rlkit_core.cli.run:command", "Train an algorithm in an environment."),
-    "resume": ("rlkit_core.cli.resume:command", "Go on with a run that was interrupted or killed."),
+    "sweep": ("rlkit_core.cli.sweep:command", "Train many: algorithms, environments, settings, seeds."),
+    "resume": ("rlkit_core.cli.resume:command", "Go on with a run, or a group, that was interrupted or killed."),
     "eval": ("rlkit_core.cli.evaluate:command", "Evaluate a run's policy greedily."),
     "watch": ("rlkit_core.cli.watch:command", "Show a run's policy at work, or write a video of it."),
     "reproduce": (
@@ -38,6 +39,9 @@ COMMANDS = {
         "Make a stored run again, and compare.",
     ),
     "runs": ("rlkit_core.cli.runs:command", "List runs, and how they stand."),
+    "compare": ("rlkit_core.cli.compare:command", "Compare groups of runs: better, worse, or cannot tell."),
+    "report": ("rlkit_core.cli.report:command", "Write a page about a run or a group of runs."),
+    "verify": ("rlkit_core.cli.verify:command", "Hold runs of an algorithm against published scores."),
     "ui": ("rlkit_core.cli.ui:command", "Show tracked runs in a browser."),
     "list": ("rlkit_core.cli.catalogue:list_command", "List what is registered, and from where."),
     "show": ("rlkit_core.cli.catalogue:show_command", "Explain a registered part: its settings and presets."),

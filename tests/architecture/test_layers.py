@@ -20,10 +20,10 @@ PLUGINS = ROOT / "plugins"
 
 # From the lowest to the highest. A module imports from lower layers only, not from its own.
 LAYERS = [
-    {"errors", "installed", "signals", "statistics"},
-    {"seeding", "rollout", "component", "hookspecs", "environment_state"},
+    {"errors", "figures", "installed", "signals", "statistics"},
+    {"seeding", "rollout", "component", "hookspecs", "environment_state", "charts"},
     {"exploration", "policy", "returns", "network", "environment", "config", "progress", "run_folder"},
-    {"collector", "learner", "registry"},
+    {"collector", "group_folder", "learner", "registry"},
     {
         "presets",
         "provenance",
@@ -36,8 +36,11 @@ LAYERS = [
         "scaffold",
     },
     {"run_store", "executor"},
-    {"evaluation", "continuation", "doctor"},
+    {"refusals"},
+    {"comparison"},
+    {"evaluation", "continuation", "doctor", "report", "sweep", "verification"},
     {"training"},
+    {"group"},
     {"reproduction", "testing"},
     {"cli"},
 ]
@@ -58,6 +61,7 @@ FOR_PLUGINS = {
         "returns",
     ),
     *("rollout", "run_store", "seeding", "testing", "tracking", "builtin"),
+    *("executor", "group"),  # what an executor gets, and what its processes call
 }
 # The built-in parts are plugins that come along; these three help them with texts and files.
 FOR_BUILTIN = FOR_PLUGINS - {"testing"} | {"config", "run_folder"}
@@ -221,6 +225,8 @@ def test_plugins_import_public_names_built_in_parts_and_no_other_plugin() -> Non
     [
         ("mlflow", {"rlkit_core/builtin/mlflow_store.py", "rlkit_core/builtin/mlflow_tracker.py"}),
         ("tensorboard", {"rlkit_core/builtin/tensorboard_tracker.py"}),
+        ("matplotlib", {"rlkit_core/figures.py"}),
+        ("plotly", {"rlkit_core/figures.py"}),
         ("pluggy", {"rlkit_core/hookspecs.py", "rlkit_core/registry.py"}),
         ("hypothesis", {"rlkit_core/testing/strategies.py"}),
     ],
