@@ -150,7 +150,13 @@ def test_what_is_not_rlkits_and_what_is_no_run(copied: Path) -> None:
     client.set_terminated(other.run_id, "FINISHED")
     client.create_run(experiment, tags={"rlkit.kind": "comparison"})
     planned = [{"group": "g/a", "environment": "CartPole-v1", "seed": seed, "run_dir": "x"} for seed in (1, 2)]
-    for group, tags in (("g", {"rlkit.planned": json.dumps(planned)}), ("h", {}), ("bare", {"rlkit.planned": "[[[["})):
+    plans = (
+        {"rlkit.planned": json.dumps(planned)},
+        {"rlkit.planned": json.dumps(planned[:1])},
+        {"rlkit.planned": "[[[["},
+    )
+    # One group has runs in two experiments, and in one of them an older plan.
+    for group, tags in (("g", plans[0]), ("g", plans[1]), ("h", {}), ("bare", plans[2])):
         tags |= {"rlkit.kind": "group", "rlkit.group_id": group * 4, "group": group}
         parent = client.create_run(experiment, tags=tags).info.run_id
         if group == "h":

@@ -130,12 +130,17 @@ class MlflowStore(RunStore):
         return _with_curves(found, curves, reader) if curves else found
 
     def groups(self) -> list[StoredGroup]:
-        """See `RunStore`."""
-        return self._read(
-            lambda reader: [
-                _stored_group(row, reader) for row in reader.rows() if row.tags.get("rlkit.kind") == "group"
-            ]
-        )
+        """See `RunStore`; a group has a run in each of its experiments."""
+        return self._read(self._groups)
+
+    def _groups(self, reader: _Reader) -> list[StoredGroup]:
+        found: dict[str, StoredGroup] = {}
+        for row in reader.rows():
+            if row.tags.get("rlkit.kind") == "group":
+                group = _stored_group(row, reader)
+                if len(group.planned) >= len(found.get(group.parent, group).planned):  # a plan only grows
+                    found[group.parent] = group
+        return list(found.values())
 
     def fetch(self, run: str, folder: Path) -> Path:
         """See `RunStore`: the run's artifacts, and its metrics as a journal."""

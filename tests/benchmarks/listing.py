@@ -198,8 +198,8 @@ def main() -> None:
         show("curves, sqlite", times(warm, "curves", "--store", uri))
         if "compare" in COMMANDS:
             groups = [f"all/method-{i}" for i in range(GROUPS)]
-            show("compare, folders", times(warm, "compare", *groups))
-            show("compare, sqlite", times(warm, "compare", *groups, "--store", uri))
+            show("compare, folders", times(warm, "compare", *groups, "--table"))
+            show("compare, sqlite", times(warm, "compare", *groups, "--table", "--store", uri))
 
 
 if __name__ == "__main__":
