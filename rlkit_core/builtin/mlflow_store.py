@@ -135,11 +135,10 @@ class MlflowStore(RunStore):
 
     def _groups(self, reader: _Reader) -> list[StoredGroup]:
         found: dict[str, StoredGroup] = {}
-        for row in reader.rows():
-            if row.tags.get("rlkit.kind") == "group":
-                group = _stored_group(row, reader)
-                if len(group.planned) >= len(found.get(group.parent, group).planned):  # a plan only grows
-                    found[group.parent] = group
+        for row in reader.rows(kind="group"):
+            group = _stored_group(row, reader)
+            if len(group.planned) >= len(found.get(group.parent, group).planned):  # a plan only grows
+                found[group.parent] = group
         return list(found.values())
 
     def fetch(self, run: str, folder: Path) -> Path:
@@ -202,8 +201,8 @@ class MlflowStore(RunStore):
 class _Reader:
     """A way to read a store."""
 
-    def rows(self) -> list[_Row]:
-        """All runs that were not deleted."""
+    def rows(self, kind: str | None = None) -> list[_Row]:
+        """All runs that were not deleted, or only those with that tag `rlkit.kind`, with their tags."""
         raise NotImplementedError
 
     def points(self, runs: Sequence[str], metric: str) -> _Points:
@@ -228,8 +227,6 @@ def _open(path: Path) -> Iterator[sqlite3.Connection]:
             there = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
             if not columns <= there:
                 raise _Unexpected
-        # What is no text is no UTF-8: a name with a sign or two that cannot be read is better than no list.
-        connection.text_factory = lambda content: content.decode(errors="replace")
         yield connection
 
 
@@ -237,8 +234,10 @@ class _Database(_Reader):
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
-    def rows(self) -> list[_Row]:
+    def rows(self, kind: str | None = None) -> list[_Row]:
         ask = self._connection.execute
+        # What is no text is no UTF-8: a name with a sign or two that cannot be read is better than no list.
+        self._connection.text_factory = lambda content: content.decode(errors="replace")
         rows = {
             id: _Row(id, name or "", status or "", _whole(start), str(experiment_id), experiment, artifacts or "")
             for id, name, status, start, experiment_id, experiment, artifacts in ask(
@@ -247,6 +246,13 @@ class _Database(_Reader):
                 "WHERE runs.lifecycle_stage = 'active' AND experiments.lifecycle_stage = 'active'"
             )
         }
+        if kind is not None:
+            own = {id for (id,) in ask("SELECT run_uuid FROM tags WHERE key = 'rlkit.kind' AND value = ?", (kind,))}
+            rows = {id: row for id, row in rows.items() if id in own}
+            for id, row in rows.items():
+                tags = ask("SELECT key, value FROM tags WHERE run_uuid = ?", (id,))
+                row.tags = {key: value for key, value in tags if isinstance(value, str)}
+            return list(rows.values())
         for table in ("tags", "params"):
             tables: dict[str, dict[str, str]] = {id: {} for id in rows}
             for id, key, value in ask(f"SELECT run_uuid, key, value FROM {table}"):
@@ -270,6 +276,7 @@ class _Database(_Reader):
 
     def points(self, runs: Sequence[str], metric: str) -> _Points:
         found: _Points = {run: [] for run in runs}
+        self._connection.text_factory = str  # nothing but ids that we name: that saves a tenth
         for begin in range(0, len(runs), 500):  # sqlite takes so many arguments
             some = runs[begin : begin + 500]
             for id, step, when, value, is_nan in self._connection.execute(
@@ -307,12 +314,12 @@ class _Client(_Reader):
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def rows(self) -> list[_Row]:
+    def rows(self, kind: str | None = None) -> list[_Row]:
         experiments = {one.experiment_id: one.name for one in _pages(self._client.search_experiments)}
         ids = list(experiments)
 
         def search(**page: Any) -> Any:
-            return self._client.search_runs(ids, **page)
+            return self._client.search_runs(ids, "" if kind is None else f"tags.`rlkit.kind` = '{kind}'", **page)
 
         return [
             _Row(

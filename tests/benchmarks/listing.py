@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import sqlite3
 import statistics
 import subprocess
@@ -24,7 +25,7 @@ import tempfile
 import time
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from in_turn import machine
 
@@ -53,7 +54,7 @@ if arguments[0] in COMMANDS:
     root.get_command(None, arguments[0])
     if arguments[0] == "compare":
         import rlkit_core.comparison, rlkit_core.statistics
-began = time.perf_counter()
+began, before = time.perf_counter(), time.process_time()
 with contextlib.redirect_stdout(io.StringIO()) as out:
     if arguments[0] == "curves":
         store = FolderStore(arguments[1]) if len(arguments) == 2 else open_store(arguments[2], {})
@@ -61,7 +62,7 @@ with contextlib.redirect_stdout(io.StringIO()) as out:
     else:
         code = execute(arguments)
         found = len(out.getvalue().splitlines())
-print(json.dumps([time.perf_counter() - began, code, found]))
+print(json.dumps([time.perf_counter() - began, time.process_time() - before, code, found]))
 """
 
 
@@ -139,27 +140,34 @@ def fill(database: Path, paths: list[Path]) -> None:
     connection.close()
 
 
-def whole(*arguments: str, folder: Path) -> float:
-    """Seconds of a process."""
-    began = time.perf_counter()
+class Seconds(NamedTuple):
+    """What something took."""
+
+    wall: float
+    cpu: float
+
+
+def whole(*arguments: str, folder: Path) -> Seconds:
+    """A process of `rlkit …`."""
+    began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-P", "-c", MAIN, *arguments], capture_output=True, text=True, cwd=folder)
-    seconds = time.perf_counter() - began
+    wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         sys.exit(f"rlkit {' '.join(arguments)} failed:\n{done.stderr}")
-    return seconds
+    return Seconds(wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
 
 
-def warm(*arguments: str, folder: Path) -> float:
-    """Seconds without Python's start and imports."""
+def warm(*arguments: str, folder: Path) -> Seconds:
+    """The same without Python's start and imports."""
     command = [sys.executable, "-P", "-c", WARM, json.dumps(arguments)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     if done.returncode:
         sys.exit(f"{arguments} failed:\n{done.stderr}")
-    seconds, code, found = json.loads(done.stdout)
+    wall, cpu, code, found = json.loads(done.stdout)
     if code:
         sys.exit(f"{arguments} exited with {code}:\n{done.stderr}")
     assert found
-    return float(seconds)
+    return Seconds(wall, cpu)
 
 
 def main() -> None:
@@ -183,16 +191,18 @@ def main() -> None:
             f"{options.runs:,} runs with {options.points} evaluations, {database.stat().st_size / 1e6:.0f} MB in sqlite"
         )
 
-        def show(name: str, measured: list[float], more: str = "") -> None:
-            low, middle, high = min(measured), statistics.median(measured), max(measured)
-            print(f"{name:<18} {middle:5.2f} s  ({low:.2f} to {high:.2f}){more}", flush=True)
+        def show(name: str, measured: list[Seconds], more: str = "") -> None:
+            wall, cpu = ([one[i] for one in measured] for i in (0, 1))
+            spread = f"({min(wall):.2f} to {max(wall):.2f})"
+            middle = statistics.median(wall)
+            print(f"{name:<18} {middle:5.2f} s  {spread}  {statistics.median(cpu):5.2f} s of CPU{more}", flush=True)
 
-        def times(measure: Any, *arguments: str) -> list[float]:
+        def times(measure: Any, *arguments: str) -> list[Seconds]:
             measure(*arguments, folder=folder)  # files into memory
             return [measure(*arguments, folder=folder) for _ in range(options.rounds)]
 
         show("folders", times(whole, "runs"))
-        process = statistics.median(times(whole, "runs", "--store", uri))
+        process = statistics.median(one.wall for one in times(whole, "runs", "--store", uri))
         show("sqlite", times(warm, "runs", "--store", uri), f"  [whole process {process:.2f} s]")
         show("curves, folders", times(warm, "curves", "runs"))
         show("curves, sqlite", times(warm, "curves", "--store", uri))
