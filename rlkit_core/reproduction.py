@@ -129,12 +129,13 @@ def reproduce(
     expected = _expected_failure(original, status)
     config = _apart(config, registry)
     hooks = registry.hooks(config.hooks) if config.hooks else None
+    source = about.get("init_from")
+    now = provenance(config, registry, run_name="", preset=about.get("preset"))
+    found = _differences(config, about, now)
     folder = _new_folder(run_dir, original)
     failure: RlkitError | None = None
     try:
-        now = provenance(config, registry, run_name=folder.path.name, preset=about.get("preset"))
-        source = about.get("init_from")
-        now |= {"init_from": source, "reproduces": about.get("run_id")}
+        now |= {"run_name": folder.path.name, "init_from": source, "reproduces": about.get("run_id")}
         write_json(folder.provenance_path, now)
         write_json(folder.config_path, stored_config(config, registry, about.get("preset")))
         job = Job(
@@ -154,10 +155,8 @@ def reproduce(
                 raise KeyboardInterrupt(result.signal)
     finally:
         folder.release()
-    settings = config.dump()  # the same on both sides: what else it was made with is asked
-    found = differences(made_with(settings, about), made_with(settings, now))
     ended = _other_end(status, folder.status(), expected, failure)
-    return _compare(original, folder, registry, then, tolerance, tuple(found), ended)
+    return _compare(original, folder, registry, then, tolerance, found, ended)
 
 
 def _table(path: Path) -> dict[str, Any]:
@@ -165,6 +164,15 @@ def _table(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise StorageError(f"{path} is damaged: it is no table")
     return data
+
+
+def _differences(config: RunConfig, then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[Difference, ...]:
+    """What the new run is made with that the original was not."""
+    settings = config.dump()  # the same on both sides
+    try:
+        return tuple(differences(made_with(settings, then), made_with(settings, now)))
+    except Exception as error:
+        raise StorageError(f"what the run was made with is damaged: {type(error).__name__}: {error}") from error
 
 
 def _status(folder: RunFolder) -> dict[str, Any]:

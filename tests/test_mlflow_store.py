@@ -207,6 +207,23 @@ def test_files_are_kept_as_a_run_beside_those_compared(copied: Path, tmp_path: P
     assert "one against two" not in {run.name for run in store.runs()}
 
 
+def test_a_run_is_fetched_in_the_form_of_its_folder(folder: Path, store: RunStore, tmp_path: Path) -> None:
+    from rlkit_core.reproduction import _records
+
+    original = folder / "runs" / "one"
+    (tmp_path / "one").mkdir()
+    fetched = store.fetch("one", tmp_path / "one")
+    for name in ("config.json", "provenance.json"):
+        assert (fetched / name).read_bytes() == (original / name).read_bytes()
+    assert _records(RunFolder(fetched)) == _records(RunFolder(original))
+    assert read_json(fetched / "status.json") == {"state": "finished", "result": {"steps": 10_005, "reached": None}}
+    with pytest.raises(UsageError, match="2 runs are called g"):
+        store.fetch("g", tmp_path / "one")
+    (tmp_path / "lost").mkdir()
+    with pytest.raises(StorageError, match=r"does not have the settings of lost: its artifact config\.json is missing"):
+        store.fetch("lost", tmp_path / "lost")
+
+
 def test_runs_stored_before_more_was_noted(copied: Path) -> None:
     with sqlite3.connect(copied) as connection:
         connection.execute("DELETE FROM tags WHERE key LIKE 'code.%' OR key LIKE 'rlkit.%' AND key != 'rlkit.run_id'")

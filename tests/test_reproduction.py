@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from rlkit_core import train
-from rlkit_core.errors import Diverged, PluginError, ReproductionRefused, UsageError
+from rlkit_core.errors import Diverged, PluginError, ReproductionRefused, RlkitError, UsageError
 from rlkit_core.reproduction import Deviation, Reproduction, reproduce
 from rlkit_core.run_folder import read_json
 from rlkit_core.training import Result, _Recorder, resume
@@ -223,3 +224,20 @@ def test_what_is_not_there_is_said(run: Path) -> None:
     with pytest.raises(UsageError, match="cannot import not_there_at_all"):
         again(run)
     assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("file", ["config.json", "provenance.json", "status.json", "metrics.jsonl"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"[1]", b"[" * 10_000, b'{"state": "\\ud800"}', b"{}"),
+        b'{"step": 1, "time": 1, "metrics": {"a": "x", "b": 1e999, "c": %s}}\n[]\n{"step": []}\n' % (b"9" * 400),
+        b'{"plugins": [{"a": 1}], "preset": {}, "run_id": [], "resumes": [5], "resume_exact": null}',
+        b'{"step": [], "metrics": {}}\n{"step": 1, "time": 1, "metrics": {"a": "x", "b": 1e999, "c": %s}}\n'
+        % (b"9" * 400),
+    ],
+)
+def test_damaged_records_give_an_error_of_ours_or_a_verdict(file: str, content: bytes, run: Path) -> None:
+    (run / file).write_bytes(content)
+    with contextlib.suppress(RlkitError):
+        assert again(run).verdict in ("bit-equal", "different")
