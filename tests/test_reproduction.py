@@ -231,7 +231,7 @@ def test_what_is_not_there_is_said(run: Path) -> None:
     "content",
     [
         *(b"", b"[1]", b"[" * 10_000, b'{"state": "\\ud800"}', b"{}"),
-        b'{"step": 1, "time": 1, "metrics": {"a": "x", "b": 1e999, "c": %s}}\n[]\n{"step": []}\n' % (b"9" * 400),
+        b'{"state": "failed", "result": 5, "resumes": 5, "plugins": 5, "versions": [1], "machine": 1, "init_from": []}',
         b'{"plugins": [{"a": 1}], "preset": {}, "run_id": [], "resumes": [5], "resume_exact": null}',
         b'{"step": [], "metrics": {}}\n{"step": 1, "time": 1, "metrics": {"a": "x", "b": 1e999, "c": %s}}\n'
         % (b"9" * 400),
