@@ -169,10 +169,11 @@ def test_a_run_that_was_interrupted_and_one_that_then_went_on(tmp_path: Path, mo
         return add(self, metrics, rollout)
 
     monkeypatch.setattr(_Recorder, "add", interrupting)
-    assert short(Path("run"), checkpoint_every=10).state == "interrupted"
+    # At step 70 or so, after the last record: what the new run leaves at its end is not compared.
+    assert short(Path("run"), checkpoint_every=10, log_every=40).state == "interrupted"
     found = again(Path("run"))
     assert (found.verdict, found.weights) == ("bit-equal", "the policy's weights are the same, bit by bit")
-    assert found.steps <= read_json(found.run_dir / "status.json")["result"]["steps"] < 250
+    assert found.steps < read_json(found.run_dir / "status.json")["result"]["steps"] <= 70
     assert resume("run", progress="none").state == "finished"
     assert again(Path("run")).verdict == "bit-equal"
 
