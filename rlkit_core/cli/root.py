@@ -34,6 +34,10 @@ COMMANDS = {
     "resume": ("rlkit_core.cli.resume:command", "Go on with a run, or a group, that was interrupted or killed."),
     "eval": ("rlkit_core.cli.evaluate:command", "Evaluate a run's policy greedily."),
     "watch": ("rlkit_core.cli.watch:command", "Show a run's policy at work, or write a video of it."),
+    "reproduce": (
+        "rlkit_core.cli.reproduce:command",
+        "Make a stored run again, and compare.",
+    ),
     "runs": ("rlkit_core.cli.runs:command", "List runs, and how they stand."),
     "compare": ("rlkit_core.cli.compare:command", "Compare groups of runs: better, worse, or cannot tell."),
     "report": ("rlkit_core.cli.report:command", "Write a page about a run or a group of runs."),

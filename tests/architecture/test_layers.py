@@ -41,7 +41,7 @@ LAYERS = [
     {"evaluation", "continuation", "doctor", "report", "sweep", "verification"},
     {"training"},
     {"group"},
-    {"testing"},
+    {"reproduction", "testing"},
     {"cli"},
 ]
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
