@@ -165,7 +165,7 @@ class _Reader:
 
     def _error(self) -> UsageError:
         lines = list(self._problems)
-        most = 12
+        most = 20
         return UsageError("\n".join([*lines[:most], *([f"and {len(lines) - most} more"] if len(lines) > most else [])]))
 
     def _keys(self) -> list[str]:

@@ -139,8 +139,9 @@ def test_modules_that_lie_here_are_imported_only_where_they_are_named(
 
 def test_processes_forked_from_a_warm_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One is as if it were alone, one raises, one is killed, one is stopped, one never starts: each is told."""
-    tasks = [make_task(tmp_path, seed) for seed in range(5)]
-    parent = Parent(tasks, "auto", seed1=("raise", 400), seed2=("kill", 400), seed3=("slow", 400))
+    tasks = [make_task(tmp_path, seed) for seed in range(7)]
+    told: dict[str, Any] = {"seed1": ("raise", 400), "seed2": ("kill", 400), "seed3": ("slow", 400)}
+    parent = Parent(tasks, "auto", **told, seed5=("slow", 400), seed6=("slow", 0))
     assert parent.tell("stop 4") == [[4, 130, None]]
     ended = parent.rest(3)
     assert ended[0] == (0, None)
@@ -151,6 +152,9 @@ def test_processes_forked_from_a_warm_one(tmp_path: Path, monkeypatch: pytest.Mo
     assert parent.rest(1)[3] == (130, None)
     assert [state_of(task) for task in tasks[:2]] == ["finished", "failed"]
     assert state_of(tasks[3]) == "interrupted"
+    wait_for((tasks[5] / "slow").exists)
+    assert sorted(parent.tell("close")) == [[5, 130, None], [6, 130, None]]
+    assert state_of(tasks[5]) == "interrupted"
     assert not (tasks[4] / "config.json").exists()
     assert "wheel came off" in (tasks[1] / "output.log").read_text()
     assert read_json(tasks[0] / "status.json")["pid"] != parent.process.pid
@@ -174,7 +178,7 @@ def test_spawned_processes_do_the_same(tmp_path: Path, monkeypatch: pytest.Monke
     assert outcome(task) == outcome(alone)
 
 
-@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+@pytest.mark.parametrize("start_method", ["fork", pytest.param("spawn", marks=pytest.mark.long)])
 def test_processes_die_with_their_parent(start_method: str, tmp_path: Path) -> None:
     task = make_task(tmp_path, 0)
     parent = Parent([task], start_method, seed0=("slow", 0))
@@ -184,16 +188,6 @@ def test_processes_die_with_their_parent(start_method: str, tmp_path: Path) -> N
     parent.process.send_signal(signal.SIGKILL)
     parent.process.wait(30)
     wait_for(lambda: not alive(pid), 10)
-
-
-def test_closing_stops_what_is_computed(tmp_path: Path) -> None:
-    tasks = [make_task(tmp_path, seed) for seed in range(2)]
-    parent = Parent(tasks, "fork", 1, seed0=("slow", 0))
-    wait_for((tasks[0] / "slow").exists)
-    assert parent.tell("close") == [[0, 130, None]]
-    assert state_of(tasks[0]) == "interrupted"
-    assert not (tasks[1] / "config.json").exists()
-    parent.process.communicate(timeout=30)
 
 
 def test_what_cannot_be_started_is_told(tmp_path: Path) -> None:
