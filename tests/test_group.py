@@ -9,6 +9,7 @@ import shutil
 import signal
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from group_cases import OPTIONS, SETTINGS, alive, children, command, outcome, st
 from test_executors import make_task
 
 from rlkit_core import group as groups
+from rlkit_core import tracking
 from rlkit_core.cli.group import parse_seeds, seeds_text
 from rlkit_core.errors import ResumeRefused, RunInUse, StorageError, UsageError
 from rlkit_core.executor import Ended, Executor, Task
@@ -27,7 +29,8 @@ from rlkit_core.group_folder import group_above, read_group, run_folder_of
 from rlkit_core.presets import configure
 from rlkit_core.progress import RunRow, group_progress
 from rlkit_core.registry import Registry
-from rlkit_core.run_folder import RunFolder, read_json, write_json
+from rlkit_core.run_folder import Journal, RunFolder, read_json, write_json
+from rlkit_core.tracking import TrackedGroup, TrackedRun, Tracker, sync
 
 
 class InTurn(Executor):
@@ -336,6 +339,142 @@ def test_displays(capsys: pytest.CaptureFixture[str]) -> None:
     assert "and 12 more" in capsys.readouterr().out
 
 
+# ---- one tracking process for all, in a thread of this one ----
+
+
+class Store(Tracker):
+    """Notes what it is sent, by the run's name; may be away."""
+
+    def __init__(self, sent: dict[str, list[Any]], away: list[Exception]) -> None:
+        self.sent, self.away = sent, away
+
+    def start(self, run: TrackedRun) -> None:
+        if self.away:
+            raise self.away.pop()
+        run.ids["uri"] = "store://here"
+        self.name = run.name
+        assert run.group is not None
+        self.sent.setdefault(run.group.record.name, [])
+
+    def log(self, records: list[Any]) -> None:
+        self.sent.setdefault(self.name, []).extend(record["step"] for record in records)
+
+    def finish(self, state: str, time: int) -> None:
+        self.sent.setdefault(self.name, []).append(state)
+
+    def finish_group(self, group: TrackedGroup, state: str, time: int) -> None:
+        self.sent[group.record.name].append(state)
+
+
+class Training:
+    """Stands for the process that computes the group."""
+
+    pid = os.getpid()
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+
+    def ended(self, seconds: float) -> bool:
+        return self.over.wait(seconds)
+
+    def gone(self) -> bool:
+        return False
+
+
+def begin(run_dir: Path, **status: Any) -> RunFolder:
+    """Stands for a run that has begun, with two records."""
+    folder = RunFolder(run_dir)
+    task = read_json(run_dir / "task.json")
+    write_json(folder.config_path, task["config"])
+    write_json(folder.provenance_path, task["more"])
+    with contextlib.closing(Journal(folder.journal_path)) as journal:
+        journal.append(1, {"a": 1.0})
+        journal.append(2, {"a": 2.0})
+    folder.write_status("running", **status)
+    return folder
+
+
+def test_one_process_sends_what_all_runs_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: dict[str, list[Any]] = {}
+    away: list[Exception] = []
+    monkeypatch.setattr(tracking, "GROUP_POLL", 0.01)
+    monkeypatch.setattr(tracking, "_build", lambda config: Store(sent, away))
+    group = make_group(tmp_path / "g", "g", entries(range(5), "g", tracker="mlflow"), Registry())
+    group.release()
+    group.folder.write_status("running")
+    training, answers = Training(), []
+    thread = threading.Thread(
+        target=lambda: answers.append(tracking.follow_group(group.folder, training))  # type: ignore[arg-type]
+    )
+    old = begin(tmp_path / "g" / "seed4", journal="ready")  # of an earlier time, and never sent
+    old.write_status("interrupted")
+    thread.start()
+    first = begin(tmp_path / "g" / "seed0")
+    time.sleep(0.3)
+    assert sent == {}, "it may still be decided that what comes is to be a new run of the tracker"
+    first.write_status("running", journal="ready")
+    wait_for(lambda: sent.get("g-seed0") == [1, 2])
+    first.write_status("finished")
+    wait_for(lambda: sent["g-seed0"] == [1, 2, "finished"])
+
+    away += [ConnectionError("the store is away")] * 2
+    second = begin(tmp_path / "g" / "seed1", journal="ready")
+    wait_for(lambda: tracking.read_tracking(group.folder)["error"] == "the store is away")
+    wait_for(lambda: sent.get("g-seed1") == [1, 2])
+    wait_for(lambda: tracking.read_tracking(group.folder)["error"] is None)
+    second.write_status("failed")
+
+    third = begin(tmp_path / "g" / "seed2", journal="ready")
+    write_json(third.status_path, {**third.status(), "process_start": 1.0})  # its process has gone
+    wait_for(lambda: sent.get("g-seed2") == [1, 2, "killed"])
+    assert state_of(third.path) == "killed"
+    begin(tmp_path / "g" / "seed3", journal="ready").write_status("finished")  # and is over before anybody has looked
+    wait_for(lambda: sent.get("g-seed3") == [1, 2, "finished"])
+    assert "g-seed4" not in sent, "what may still be gone on with waits for the end"
+
+    group.folder.write_status("failed")
+    training.over.set()
+    thread.join(30)
+    assert answers == [True]
+    assert sent["g-seed1"] == [1, 2, "failed"]
+    assert sent["g-seed4"] == [1, 2, "interrupted"]
+    assert sent["g"] == ["failed"]
+    assert read_json(group.folder.tracking_path)["state"] == "ok"
+    assert sync(group.folder.path) == (
+        "all records were there already of 5 runs; mlflow at store://here shows the group as failed"
+    )
+    assert sent["g"] == ["failed", "failed"]
+
+
+def test_what_cannot_be_sent_is_sent_by_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: dict[str, list[Any]] = {}
+    away: list[Exception] = []
+    group = make_group(tmp_path / "g", "g", entries(range(3), "g", tracker="mlflow"), Registry())
+    group.release()
+    begin(tmp_path / "g" / "seed0").write_status("finished")
+    running = begin(tmp_path / "g" / "seed1")
+    group.folder.write_status("running")
+
+    def build(config: Any) -> Tracker:
+        return Store(sent, away)
+
+    with pytest.raises(UsageError, match="still being computed"):
+        sync(group.folder.path, build)
+    group.folder.write_status("interrupted")
+    with pytest.raises(UsageError, match="seed1 is still running"):
+        sync(group.folder.path, build)
+    running.write_status("interrupted")
+    away.append(ConnectionError("the store is away"))
+    with pytest.raises(StorageError, match=r"seed0 to .*: the store is away"):
+        sync(group.folder.path, build)
+    said = sync(group.folder.path, build)
+    assert said == "sent 2 records of 2 runs; mlflow at store://here shows the group as interrupted"
+    assert sent == {"g": ["interrupted"], "g-seed0": [1, 2, "finished", "finished"], "g-seed1": [1, 2, "interrupted"]}
+    none = make_group(tmp_path / "h", "h", entries([0]), Registry())
+    none.release()
+    assert sync(tmp_path / "h").endswith("has no run with a tracker: there is nothing to send")
+
+
 # ---- the command, with real processes ----
 
 
@@ -363,7 +502,7 @@ def test_a_group_whose_runs_come_to_grief(folder: Path, monkeypatch: pytest.Monk
     group = folder / "runs" / "paper-a2c"
     assert code == 137, out
     assert "paper/a2c: 1 finished, 1 failed, 1 killed" in out
-    assert f"failed: runs/paper-a2c/seed2 (exit code 4): environment 0 raised" in out
+    assert "failed: runs/paper-a2c/seed2 (exit code 4): environment 0 raised" in out
     assert "runs/paper-a2c/seed1 (killed): its process was ended by signal 9 (SIGKILL)" in out
     assert "go on        rlkit resume runs/paper-a2c" in out
     assert [state_of(group / f"seed{seed}") for seed in range(3)] == ["finished", "killed", "failed"]
@@ -438,9 +577,8 @@ def test_a_killed_group_leaves_nothing_behind(folder: Path) -> None:
     assert [state_of(folder / "g" / f"seed{seed}") for seed in range(2)] == ["killed"] * 2
     assert state_of(folder / "g") == "killed"
     found = runs_in(folder / "mlflow.db")
-    assert {name: status for name, (status, _, _) in found.items()} == {
-        name: "KILLED" for name in ("a2c-CartPole-v1", "a2c-CartPole-v1-seed0", "a2c-CartPole-v1-seed1")
-    }
+    assert {status for status, _, _ in found.values()} == {"KILLED"}
+    assert set(found) == {"a2c-CartPole-v1", "a2c-CartPole-v1-seed0", "a2c-CartPole-v1-seed1"}
 
 
 @pytest.mark.long

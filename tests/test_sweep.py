@@ -194,7 +194,7 @@ def test_a_whole_run_of_it(rlkit: Any, tmp_path: Path, monkeypatch: pytest.Monke
         ["classic/a2c", "Acrobot-v1", "0", "300", "acrobot"],
         ["classic/ppo", "CartPole-v1", "0", "300", "-"],
         ["classic/ppo", "Acrobot-v1", "0", "300", "acrobot"],
-        "4 runs, 1,200 environment steps in all".split(),
+        ["4", "runs,", "1,200", "environment", "steps", "in", "all"],
     ]
     Path("bad.toml").write_text(text.replace("Acrobot-v1", "Acrobat-v1"))
     code, _, err = rlkit("sweep", "bad.toml")
