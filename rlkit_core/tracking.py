@@ -652,9 +652,6 @@ def follow_group(folder: RunFolder, parent: _Parent) -> bool:
     members = _Members(folder)
     state = {**read_tracking(folder), "state": "pending", "error": None}
     write_json(folder.tracking_path, state)
-    # It has less to do than those whose records it sends, and should not take their time.
-    with contextlib.suppress(OSError):
-        os.nice(5)
     while not parent.ended(GROUP_POLL):
         for member in members.all():
             member.look()
