@@ -173,7 +173,7 @@ def space_of(config: RunConfig, registry: Registry, fixed: Sequence[tuple[str, .
         UsageError: nothing is left to search.
     """
     part = _Part(type(config.algorithm), config.algorithm)
-    found = [setting for setting in _own(part, ("algorithm",), {}, registry) if setting.path not in fixed]
+    found = [setting for setting in _own(part, ("algorithm",), {}, registry, fixed) if setting.path not in fixed]
     if not found:
         raise UsageError(
             f"{config.algorithm.name} has no setting to search: none declares a range or has bounds on both sides\n"
@@ -286,7 +286,13 @@ def _choice(
     return Searched((*path, "name"), Range(choices=names), default, source, where)
 
 
-def _own(part: _Part, path: tuple[str, ...], overrides: Mapping[str, Any], registry: Registry) -> Iterator[Searched]:
+def _own(
+    part: _Part,
+    path: tuple[str, ...],
+    overrides: Mapping[str, Any],
+    registry: Registry,
+    fixed: Sequence[tuple[str, ...]],
+) -> Iterator[Searched]:
     """What a part's class says about itself, and those in its slots; `overrides` is what the part around it says."""
     slots = slots_of(part.cls)
     for name, info in part.cls.model_fields.items():
@@ -304,7 +310,7 @@ def _own(part: _Part, path: tuple[str, ...], overrides: Mapping[str, Any], regis
             raise _wrong(part.cls, name, "should be a table of the settings of what is in the slot")
         present = part.inside(name)
         inside = [_Part(type(present), present, part.where)] if present is not None else []
-        if isinstance(inner.get("name"), (list, tuple)):
+        if isinstance(inner.get("name"), (list, tuple)) and (*here, "name") not in fixed:
             # What is there before the search is one of them, whatever the list says.
             names = dict.fromkeys([*([full_name(type(present))] if present is not None else []), *inner["name"]])
             try:
@@ -314,7 +320,7 @@ def _own(part: _Part, path: tuple[str, ...], overrides: Mapping[str, Any], regis
             yield _choice(inside, present, here, "declared", part.where)
         if declared is not False:
             for one in inside:
-                yield from _own(one, here, inner, registry)
+                yield from _own(one, here, inner, registry, fixed)
 
 
 def _declared(info: FieldInfo) -> Any:

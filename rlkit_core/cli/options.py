@@ -23,8 +23,11 @@ from rlkit_core.presets import choose_preset
 from rlkit_core.registry import Registry
 
 SettingPath = tuple[str, ...]
-OWN = ("config", "preset", "run-dir", "init-from", "print-config", "progress", "debug", "help", "plugin", "no-plugins")
-"""Options of the command itself, which no setting can have."""
+OWN = (
+    *("config", "preset", "run-dir", "init-from", "print-config", "progress", "debug", "help", "plugin", "no-plugins"),
+    *("trials", "seeds-per-trial", "report-seeds", "jobs", "by", "pruner", "space", "print-space", "output"),
+)
+"""Options of the commands themselves, which no setting can have."""
 
 
 @dataclass(frozen=True, eq=False)
