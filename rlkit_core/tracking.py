@@ -26,12 +26,14 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from rlkit_core.errors import RlkitError, RunInUse, StorageError, UsageError
+from rlkit_core.group_folder import GroupRecord, group_above, is_group, open_group, read_group, run_folder_of
 from rlkit_core.registry import files_given, given_files
 from rlkit_core.run_folder import RunFolder, check_regular, read_journal, read_json, write_json
 
@@ -44,8 +46,23 @@ BATCH = 1000
 """Metrics per call of `Tracker.log`, about."""
 AFTER_END = 60.0
 """Seconds for which the process goes on trying after training has ended."""
+GROUP_POLL = 1.0
+"""Seconds between two looks at the runs of a group: each call of a tracker takes its time from those that compute."""
 LONGEST_PAUSE = 30.0
 """Seconds between two tries, at most."""
+
+
+@dataclass(frozen=True)
+class TrackedGroup:
+    """What a tracker is told about a group of runs.
+
+    Attributes:
+        folder: of the group, with a status as a run's.
+        record: content of `group.json`.
+    """
+
+    folder: RunFolder
+    record: GroupRecord
 
 
 @dataclass(frozen=True)
@@ -58,12 +75,14 @@ class TrackedRun:
         provenance: content of `provenance.json`.
         ids: the tracker's own notes (which store, which run there); what it writes here is given to it again after a
             restart. A change of it during `start` means a new run in the store, which is sent from the beginning.
+        group: what the run was started with others in, or None.
     """
 
     folder: RunFolder
     config: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     ids: dict[str, str] = field(default_factory=dict)
+    group: TrackedGroup | None = None
 
     @property
     def name(self) -> str:
@@ -118,6 +137,16 @@ class Tracker(ABC):
             state: finished, interrupted, failed or killed.
             time: when, in milliseconds since 1970.
         """
+
+    def finish_group(self, group: TrackedGroup, state: str, time: int) -> None:
+        """Say how a group of runs ended; called after `start` for one of its runs of each environment.
+
+        Args:
+            group: which; its runs are told of it by `TrackedRun.group`.
+            state: finished, interrupted, failed or killed.
+            time: when, in milliseconds since 1970.
+        """
+        return
 
 
 def numbers(records: list[Record]) -> Iterator[tuple[str, float, int, int]]:
@@ -178,7 +207,10 @@ class Feed:
         self.state = read_tracking(folder)
         self.state["tracker"] = _part(config, "tracker", "name") or str(config.get("tracker", ""))
         self.state["state"] = "pending"
-        self._run = TrackedRun(folder, config, _provenance(folder), self.state["ids"])
+        about = _provenance(folder)
+        above = group_above(folder.path, about.get("parent"))
+        group = None if above is None else TrackedGroup(RunFolder(above[0]), above[1])
+        self._run = TrackedRun(folder, config, about, self.state["ids"], group)
 
     @property
     def store(self) -> str:
@@ -201,6 +233,19 @@ class Feed:
             self.state["state"] = "ok"
             self._save()
             return sent
+
+    def finish_group(self, state: str) -> None:
+        """Say how the group of the run ended, after `close`."""
+        if self._tracker is not None and self._run.group is not None:
+            group = self._run.group
+            try:
+                if not self._started:
+                    self._tracker.start(self._run)
+                    self._started = True
+                self._tracker.finish_group(group, state, _end_time(group.folder, state))
+            except Exception:
+                self._started = False
+                raise
 
     def _send(self) -> int:
         if self._tracker is None and not self.idle:
@@ -483,10 +528,194 @@ def follow(feed: Feed, parent: _Parent) -> bool:
     return False
 
 
+class _Member:
+    """A run of a group, seen from the group's tracking process.
+
+    Its record is sent from when its status says that its journal is ready: until then it may still be decided that
+    what comes is to be a new run of the tracker.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.feed: Feed | None = None
+        self.retry = _Retry()
+        self.state = ""
+        """How it stands, once it is followed."""
+        self.done = False
+        """Whether everything of it has been sent, as far as it was computed now."""
+        self._lock = _tracking_lock(folder)
+        self._seen = self._changed()
+
+    def _changed(self) -> int:
+        try:
+            return self.folder.status_path.stat().st_mtime_ns
+        except OSError:
+            return 0
+
+    def look(self) -> None:
+        """Take it up if it has begun now, and send what there is."""
+        changed = self._changed()
+        if changed != self._seen:
+            status = _status(self.folder)
+            if status.get("journal") == "ready" and self._take_up():
+                self._seen, self.state, self.done = changed, str(status.get("state")), False
+        if self.feed is None or self.done or not self.retry.due():
+            return
+        if self.state == "running":
+            if self._has_been_killed():
+                self.state = "killed"
+            elif not self.feed.idle:
+                self.retry.call(self.feed.send)
+        if self.state != "running":
+            self.close()
+
+    def _take_up(self) -> bool:
+        if self.feed is None or self.done:
+            if not self._lock.is_locked:
+                try:
+                    self._lock.acquire(timeout=0.0)
+                except (Timeout, OSError):
+                    return False  # another one is still sending
+            try:
+                self.feed = Feed(self.folder)
+            except StorageError:
+                return False  # it is gone, or being made
+        return True
+
+    def _has_been_killed(self) -> bool:
+        try:
+            if not self.folder.is_orphaned():
+                return False
+            # With the lock that its process had: nobody goes on with the run in the meantime.
+            self.folder.take()
+            try:
+                if not self.folder.is_orphaned():
+                    return False
+                self.folder.mark_killed()
+                return True
+            finally:
+                self.folder.release()
+        except RlkitError:
+            return False
+
+    def close(self) -> None:
+        """Try to send all the rest, and how it ended."""
+        feed, state = self.feed, self.state
+        assert feed is not None
+        if self.retry.call(lambda: feed.close(state)):
+            self.done = True
+            self._lock.release()
+
+    def close_at_last(self) -> None:
+        """As `close`, after the group has ended: also what was not sent in earlier times."""
+        self.look()
+        if self.done or self.retry.hopeless or not self.retry.due():
+            return
+        if self.feed is None:
+            state = _status(self.folder).get("state")
+            if not self.folder.config_path.exists() or not self._pending() or not self._take_up():
+                self.done = not self.folder.config_path.exists() or not self._pending()
+                return
+            self.state = str(state)
+        if self.state != "running":
+            self.close()
+
+    def _pending(self) -> bool:
+        return str(read_tracking(self.folder)["state"]) != "ok"
+
+
+class _Members:
+    """All runs of a group, as its tracking process sees them; more may be planned meanwhile."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._read = 0
+        self._by_folder: dict[str, _Member] = {}
+        self.environments: dict[str, list[_Member]] = {}
+
+    def all(self) -> list[_Member]:
+        """Every run that is planned."""
+        with contextlib.suppress(OSError, StorageError):
+            changed = (self._folder.path / "group.json").stat().st_mtime_ns
+            if changed != self._read:
+                for planned in read_group(self._folder.path).planned:
+                    if planned.run_dir not in self._by_folder:
+                        member = _Member(run_folder_of(self._folder.path, planned))
+                        self._by_folder[planned.run_dir] = member
+                        self.environments.setdefault(planned.environment, []).append(member)
+                self._read = changed
+        return list(self._by_folder.values())
+
+
+def follow_group(folder: RunFolder, parent: _Parent) -> bool:
+    """Send the journals of a group's runs as they grow, and how each ended, and the group; True if all was sent."""
+    members = _Members(folder)
+    state = {**read_tracking(folder), "state": "pending", "error": None}
+    write_json(folder.tracking_path, state)
+    # It has less to do than those whose records it sends, and should not take their time.
+    with contextlib.suppress(OSError):
+        os.nice(5)
+    while not parent.ended(GROUP_POLL):
+        for member in members.all():
+            member.look()
+        _note(folder, state, members)
+        if not (folder.path / "group.json").exists():
+            return False  # the folder was deleted: there is nothing left to send
+    deadline = time.monotonic() + AFTER_END
+    for member in members.all():
+        member.retry.hurry()
+    ends = _Retry()
+    while time.monotonic() < deadline:
+        for member in members.all():
+            member.close_at_last()
+        _note(folder, state, members)
+        if all(member.done or member.retry.hopeless for member in members.all()):
+            try:
+                ended = _final_state(folder, parent)
+            except _TakenOver:
+                return False
+            if ended is None or ends.hopeless:
+                return False
+            if ends.due() and ends.call(partial(_finish_group, members, ended)):
+                complete = all(member.done for member in members.all())
+                _note(folder, state, members, "ok" if complete else "pending")
+                return complete
+        time.sleep(0.05)
+    return False
+
+
+def _finish_group(members: _Members, state: str) -> None:
+    """Say how the group ended, wherever one of its runs is."""
+    for environment in members.environments.values():
+        there = [member for member in environment if member.folder.config_path.exists()]
+        for member in [one for one in there if one.feed is not None and one.done][:1] or there[:1]:
+            feed = member.feed
+            if feed is None:
+                feed = Feed(member.folder)
+                with _alone(member.folder, timeout=1.0):
+                    feed.close(str(_status(member.folder).get("state")))
+            feed.finish_group(state)
+
+
+def _note(folder: RunFolder, state: dict[str, Any], members: _Members, sent: str = "pending") -> None:
+    """Keep in the group's own `tracking.json` where its runs are sent, and what is wrong."""
+    now = {**state, "state": sent, "error": None}
+    for member in members.all():
+        if member.feed is not None:
+            now["tracker"] = member.feed.state["tracker"]
+            now["ids"] = {key: value for key, value in member.feed.state["ids"].items() if key == "uri"}
+            if not member.done and member.feed.state["error"] is not None:
+                now["error"] = member.feed.state["error"]
+    if now != state:
+        state.update(now)
+        with contextlib.suppress(StorageError):
+            write_json(folder.tracking_path, state)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Follow a run's journal for the process that started this one; 0 if everything was sent."""
+    """Follow a run's journal, or those of a group, for the process that started this one; 0 if everything was sent."""
     parser = argparse.ArgumentParser(prog="python -m rlkit_core.tracking")
-    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("run_dir", type=Path, help="folder of a run, or of a group of runs")
     parser.add_argument("--parent-fd", type=int, default=0, help="reading end of a pipe that the parent holds open")
     parser.add_argument("--parent-pid", type=int, default=os.getppid(), help="the parent, to see that it is gone")
     parser.add_argument("--plugin", action="append", default=[], help="a Python file that is a plugin")
@@ -494,10 +723,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Ctrl-C in the terminal, and a SIGTERM to a whole job, are for training: how it ends is what we are here to send.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    folder = RunFolder.open(options.run_dir)
+    group = is_group(options.run_dir)
+    folder = RunFolder(options.run_dir) if group else RunFolder.open(options.run_dir)
+    parent = _Parent(options.parent_fd, options.parent_pid)
     try:
         with _tracking_lock(folder), given_files(options.plugin):
-            return 0 if follow(Feed(folder), _Parent(options.parent_fd, options.parent_pid)) else 1
+            return 0 if (follow_group(folder, parent) if group else follow(Feed(folder), parent)) else 1
     except Exception as error:
         # A fault of ours, or a run folder that cannot be read or written: the user is told at the end of training.
         write_json(folder.tracking_path, {**read_tracking(folder), "state": "pending", "error": one_line(error)})
@@ -505,7 +736,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class TrackingProcess:
-    """The tracking process of a run, seen from training. Nothing here raises: tracking must not harm training."""
+    """The tracking process of a run or of a group, seen from training.
+
+    Nothing here raises: tracking must not harm training.
+    """
 
     def __init__(self, run_dir: Path, process: subprocess.Popen[bytes] | None, problem: str | None) -> None:
         self._run_dir = run_dir
@@ -514,7 +748,10 @@ class TrackingProcess:
 
     @classmethod
     def start(cls, run_dir: Path) -> TrackingProcess:
-        """Start it for a run folder that holds `config.json` and `provenance.json`; costs a few milliseconds."""
+        """Start it for a run folder that holds `config.json` and `provenance.json`, or for a group's folder.
+
+        It costs a few milliseconds.
+        """
         # -P: a file `json.py` in the working folder is not meant.
         command = [sys.executable, "-P", "-m", "rlkit_core.tracking", str(run_dir.absolute())]
         command += ["--parent-fd", "0", "--parent-pid", str(os.getpid())]
@@ -609,6 +846,8 @@ def sync(run_dir: Path | str, build: Callable[[dict[str, Any]], Tracker | None] 
         RunInUse: its tracking process is still at work.
         StorageError: the store cannot be reached.
     """
+    if is_group(Path(run_dir)):
+        return _sync_group(Path(run_dir), build)
     folder = RunFolder.open(run_dir)
     with _alone(folder, timeout=1.0):
         if folder.is_orphaned():
@@ -630,8 +869,54 @@ def sync(run_dir: Path | str, build: Callable[[dict[str, Any]], Tracker | None] 
             ) from error
     if feed.idle:
         return f"{run_dir} has no tracker: there is nothing to send"
-    what = f"sent {sent} record{'s' * (sent != 1)}" if sent else "all records were there already"
-    return f"{what}; {feed.store} shows the run as {state}"
+    return f"{_sent(sent)}; {feed.store} shows the run as {state}"
+
+
+def _sent(records: int) -> str:
+    return f"sent {records} record{'s' * (records != 1)}" if records else "all records were there already"
+
+
+def _sync_group(path: Path, build: Callable[[dict[str, Any]], Tracker | None] | None) -> str:
+    """Send what has not been sent of a group of runs, and how it ended."""
+    folder, record = open_group(path)
+    with _alone(folder, timeout=1.0):
+        if folder.is_orphaned():
+            folder.mark_killed()
+        status = _status(folder)
+        state = str(status.get("state", "killed"))
+        if state == "running":
+            who = f"process {status.get('pid', '?')} on {status.get('host', socket.gethostname())}"
+            raise UsageError(f"{path} is still being computed ({who})\nsync it when it has ended, on that machine")
+        sent, runs = 0, 0
+        feeds: dict[str, Feed] = {}
+        for planned in record.planned:
+            member = run_folder_of(path, planned)
+            if not member.config_path.exists():
+                continue
+            with _alone(member, timeout=1.0):
+                if member.is_orphaned():
+                    member.mark_killed()
+                if (its := str(_status(member).get("state", "running"))) == "running":
+                    raise UsageError(f"{member.path} is still running\nsync it when it has ended, on that machine")
+                feed = Feed(member, build)
+                try:
+                    sent += feed.close(its)
+                    if not feed.idle and planned.environment not in feeds:
+                        feed.finish_group(state)
+                except RlkitError:
+                    raise
+                except Exception as error:
+                    raise StorageError(
+                        f"cannot send {member.path} to {feed.store}: {one_line(error)}\n"
+                        "nothing is lost: sync again when the store can be reached"
+                    ) from error
+                if not feed.idle:
+                    feeds[planned.environment], runs = feed, runs + 1
+        if not feeds:
+            return f"{path} has no run with a tracker: there is nothing to send"
+        write_json(folder.tracking_path, {**read_tracking(folder), "state": "ok", "error": None})
+        store = next(iter(feeds.values())).store
+        return f"{_sent(sent)} of {runs} run{'s' * (runs != 1)}; {store} shows the group as {state}"
 
 
 if __name__ == "__main__":

@@ -141,8 +141,22 @@ def run(
     init_from: str | Path | None = None,
     progress_mode: Mode = "auto",
     profile: bool = False,
+    more: Mapping[str, Any] | None = None,
+    followed: bool = False,
 ) -> Result:
-    """Do a run with complete settings; see `train`."""
+    """Do a run with complete settings; see `train`.
+
+    Args:
+        config: the settings.
+        registry: where parts are looked up.
+        preset: name of the preset that is in them.
+        run_dir: see `train`, as the rest.
+        init_from: see `train`.
+        progress_mode: see `train`.
+        profile: see `train`.
+        more: what `provenance.json` says besides, or instead.
+        followed: a tracking process of somebody else sends the run's record.
+    """
     env = config.env.resolve(config.algorithm.collector.num_envs)
     _threshold(config)
     config = config.model_copy(update={"env": env, "device": _device(config.device)})
@@ -153,11 +167,11 @@ def run(
     else:
         folder = RunFolder.create_new(config.resolved_group, config.seed)
     try:
-        about = provenance(config, registry, run_name=folder.path.name, preset=preset)
+        about = {**provenance(config, registry, run_name=folder.path.name, preset=preset), **(more or {})}
         write_json(folder.provenance_path, {**about, "init_from": None if source is None else str(source)})
         # With it there is a run, which can be resumed.
         write_json(folder.config_path, stored_config(config, registry, preset))
-        job = Job(config, registry, folder, about, hooks, init_from=source)
+        job = Job(config, registry, folder, about, hooks, init_from=source, followed=followed)
         return go(job, progress_mode=progress_mode, profile=profile)
     finally:
         folder.release()
@@ -175,6 +189,8 @@ class Job:
         hooks: what the plugins that act during it are called by, or None where there are none.
         init_from: run whose last policy this one starts from.
         continuation: how the run goes on, if it was begun before.
+        followed: a tracking process of somebody else sends its record, from when `status.json` says
+            `"journal": "ready"`.
     """
 
     config: RunConfig
@@ -184,6 +200,7 @@ class Job:
     hooks: Any
     init_from: Path | None = None
     continuation: Continuation | None = None
+    followed: bool = False
 
 
 def go(job: Job, *, progress_mode: Mode = "auto", profile: bool = False) -> Result:
@@ -191,7 +208,7 @@ def go(job: Job, *, progress_mode: Mode = "auto", profile: bool = False) -> Resu
     config, folder = job.config, job.folder
     threshold = _threshold(config)
     display = progress(progress_mode, config.total_steps)
-    folder.write_status("running", result=None, error=None)
+    folder.write_status("running", result=None, error=None, journal=None)
     display.line(_headline(config, job.about.get("preset"), threshold))
     # Beside us while torch is imported; where a run goes on, only once it is known how.
     tracking = _start_tracking(job) if job.continuation is None else None
@@ -212,7 +229,7 @@ def go(job: Job, *, progress_mode: Mode = "auto", profile: bool = False) -> Resu
     finally:
         display.close()
         if tracking is not None:
-            result.warning = _flush(tracking, folder)
+            result.warning = flush(tracking, folder.path)
     return result
 
 
@@ -226,6 +243,7 @@ def resume(
     imports: Sequence[str] = (),
     progress: Mode = "auto",
     profile: bool = False,
+    followed: bool = False,
 ) -> Result:
     """Go on with a run from its last checkpoint, as `rlkit resume` does.
 
@@ -239,6 +257,7 @@ def resume(
         imports: modules that the caller vouches for, besides the installed ones that the run names itself.
         progress: `auto`, `rich`, `plain` or `none`.
         profile: measure what the time is spent on; the result has it.
+        followed: a tracking process of somebody else sends the run's record.
 
     Returns:
         what the run has reached; where it had finished and nothing was to be done, what it had reached then.
@@ -278,6 +297,7 @@ def resume(
             registry.hooks(config.hooks) if config.hooks else None,
             init_from=Path(source) if isinstance(source, str) else None,
             continuation=Continuation(start, found, new_budget, extends=finished and start is not None),
+            followed=followed,
         )
         return go(job, progress_mode=progress, profile=profile)
     finally:
@@ -314,15 +334,18 @@ def _with_budget(config: RunConfig, total_steps: int, done: int, folder: RunFold
 
 
 def _start_tracking(job: Job) -> TrackingProcess | None:
+    if job.followed:
+        job.folder.write_status("running", journal="ready")
+        return None
     return TrackingProcess.start(job.folder.path) if job.config.tracker.active else None
 
 
-def _flush(tracking: TrackingProcess, folder: RunFolder) -> str | None:
+def flush(tracking: TrackingProcess, folder: Path) -> str | None:
     """Wait for the last records to be sent; Ctrl-C ends the waiting, not the run's result."""
     try:
         return tracking.finish()
     except KeyboardInterrupt:
-        return f"not waiting for the tracker any longer\nsend what is missing with: rlkit sync {folder.path}"
+        return f"not waiting for the tracker any longer\nsend what is missing with: rlkit sync {folder}"
 
 
 def _headline(config: RunConfig, preset: str | None, threshold: float | None) -> str:
@@ -352,28 +375,36 @@ def _plain(result: Result) -> dict[str, Any]:
     return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(result).items()}
 
 
+def exit_code_of(error: BaseException) -> int:
+    """What the command returns for an error."""
+    if isinstance(error, KeyboardInterrupt):
+        number = error.args[0] if error.args else None
+        return 128 + (number if isinstance(number, int) else signal.SIGINT)
+    return error.exit_code if isinstance(error, RlkitError) else RlkitError.exit_code
+
+
+def write_error(folder: Path, error: BaseException) -> None:
+    """Write `error.json` into a run folder.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    content = {
+        "type": type(error).__name__,
+        "message": str(error),
+        "exit_code": exit_code_of(error),
+        "traceback": traceback.format_exception(error),
+    }
+    write_json(folder / "error.json", content)
+
+
 def _record_failure(folder: RunFolder, error: BaseException) -> None:
     interrupted = isinstance(error, KeyboardInterrupt)
-    code = error.exit_code if isinstance(error, RlkitError) else 128 + _signal_of(error) if interrupted else 70
     # The failure itself is what the user has to see, even where it cannot be written down.
     with contextlib.suppress(StorageError):
-        write_json(
-            folder.path / "error.json",
-            {
-                "type": type(error).__name__,
-                "message": str(error),
-                "exit_code": code,
-                "traceback": traceback.format_exception(error),
-            },
-        )
+        write_error(folder.path, error)
         error.add_note(f"the traceback is in {folder.path / 'error.json'}")
         folder.write_status("interrupted" if interrupted else "failed", error=str(error))
-
-
-def _signal_of(error: BaseException) -> int:
-    """The signal that a KeyboardInterrupt stands for."""
-    number = error.args[0] if error.args else None
-    return number if isinstance(number, int) else signal.SIGINT
 
 
 @contextlib.contextmanager

@@ -84,9 +84,8 @@ class Plan:
 
     def signature(self) -> Data:
         """All that decides what the trials are, as plain JSON values."""
-        settings = {key: value for key, value in self.config.dump().items() if key not in ("tracker", "group")}
         return {
-            "settings": settings,
+            "settings": {key: value for key, value in self.config.dump().items() if key != "group"},
             "space": [_as_data(setting.name, setting.range) for setting in self.space.settings],
             "seeds": list(self.seeds),
             "by": self.by,

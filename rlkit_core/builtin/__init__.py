@@ -12,6 +12,7 @@ def rlkit_register() -> list[type[Component]]:
     from rlkit_core.builtin.collectors import EpisodesConfig, StepsConfig
     from rlkit_core.builtin.environments import GymnasiumConfig
     from rlkit_core.builtin.estimators import DiscountedConfig, LambdaConfig
+    from rlkit_core.builtin.executors import ProcessesConfig
     from rlkit_core.builtin.explorations import GaussianConfig, OrnsteinUhlenbeckConfig, StateDependentConfig
     from rlkit_core.builtin.networks import CNNConfig, GRUConfig, LSTMConfig, MLPConfig
     from rlkit_core.builtin.policies import ActorCriticConfig, MaskedConfig
@@ -35,4 +36,5 @@ def rlkit_register() -> list[type[Component]]:
         MlflowConfig,
         TensorboardConfig,
         NoTrackerConfig,
+        ProcessesConfig,
     ]

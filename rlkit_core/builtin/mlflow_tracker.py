@@ -19,9 +19,10 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from rlkit_core.builtin.mlflow_group import close_group, open_group
 from rlkit_core.builtin.trackers import MlflowConfig, resolve_uri, sqlite_path, without_password
 from rlkit_core.errors import StorageError, UsageError
-from rlkit_core.tracking import Record, TrackedRun, Tracker, numbers
+from rlkit_core.tracking import Record, TrackedGroup, TrackedRun, Tracker, numbers
 
 # Before the import of mlflow. Without these, a call to a dead server takes 246 s, usage data is sent out, and
 # `rlkit sync` is full of MLflow's own messages.
@@ -104,10 +105,14 @@ class MlflowTracker(Tracker):
     def _open(self, run: TrackedRun, experiment: str, artifacts: str | None) -> None:
         experiment_id = self._experiment(experiment, artifacts)
         found = self._find_run(run, experiment_id)
+        family = {}
+        if run.group is not None:
+            parent = open_group(self._client, run.group, experiment_id)
+            family = {"mlflow.parentRunId": parent, "rlkit.parent": run.group.record.id}
         if found is None:
             start = int(run.folder.config_path.stat().st_mtime * 1000)
             self._end_predecessor(run)
-            found = self._client.create_run(experiment_id, start_time=start, tags=_tags(run), run_name=run.name)
+            found = self._client.create_run(experiment_id, start_time=start, tags=_tags(run) | family, run_name=run.name)
         elif found.info.lifecycle_stage != "active":
             raise UsageError(
                 f"MLflow run {found.info.run_id} was deleted in {run.ids['uri']}\n"
@@ -192,6 +197,11 @@ class MlflowTracker(Tracker):
             if double.info.run_id != self._run_id and double.info.status == "RUNNING" and not double.data.metrics:
                 self._client.delete_run(double.info.run_id)
         self._client.set_terminated(self._run_id, STATUS.get(state, "FAILED"), time)
+
+    def finish_group(self, group: TrackedGroup, state: str, time: int) -> None:
+        """End the MLflow run that stands for the group in this run's experiment."""
+        self._probe()
+        close_group(self._client, group, self._experiment_id, STATUS.get(state, "FAILED"), time)
 
     def _probe(self) -> None:
         """Ask a server whether it is there: MLflow itself asks a dead or silent one much longer.

@@ -30,6 +30,7 @@ CONTEXT: dict[str, Any] = {
 
 COMMANDS = {
     "run": ("rlkit_core.cli.run:command", "Train an algorithm in an environment."),
+    "tune": ("rlkit_core.cli.tune:command", "Search for good settings of an algorithm."),
     "resume": ("rlkit_core.cli.resume:command", "Go on with a run that was interrupted or killed."),
     "eval": ("rlkit_core.cli.evaluate:command", "Evaluate a run's policy greedily."),
     "watch": ("rlkit_core.cli.watch:command", "Show a run's policy at work, or write a video of it."),

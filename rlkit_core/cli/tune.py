@@ -17,7 +17,7 @@ from rlkit_core.cli.toml import key, table, value
 from rlkit_core.config import RunConfig, read_config_file
 from rlkit_core.errors import StorageError, UsageError
 from rlkit_core.presets import offered_presets, presets
-from rlkit_core.registry import import_modules
+from rlkit_core.registry import Registry, import_modules
 from rlkit_core.run_folder import replace_file
 from rlkit_core.search_space import Searched, Space, space_from, space_of
 
@@ -89,7 +89,7 @@ class TuneCommand(AlgorithmCommand):
             progress_mode=own["progress"],
         )
         command = " ".join([ctx.command_path, "…"])
-        return _conclude(outcome, output, command)
+        return _conclude(outcome, output, command, self.registry)
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """`Usage: rlkit tune a2c --env ID [OPTIONS]`."""
@@ -202,7 +202,7 @@ def _range(setting: Searched) -> str:
     return value({"low": range_.low, "high": range_.high, **log})
 
 
-def _conclude(outcome: Outcome, output: Path, command: str) -> int:
+def _conclude(outcome: Outcome, output: Path, command: str, registry: Registry) -> int:
     """Say what was found, and write it."""
     study = outcome.study
     counts = {state: sum(trial.state == state for trial in study.trials) for state in ("complete", "pruned", "failed")}
@@ -217,7 +217,7 @@ def _conclude(outcome: Outcome, output: Path, command: str) -> int:
     if best is None:
         reasons = [trial.reason for trial in study.trials if trial.reason]
         raise UsageError(f"no trial is complete: there is no best one\nthe last one: {(reasons or ['?'])[-1]}".strip())
-    text = "\n".join(tuned_toml(outcome)) + "\n"
+    text = "\n".join(tuned_toml(outcome, registry)) + "\n"
     try:
         replace_file(output, text.encode())
     except OSError as error:
@@ -278,12 +278,12 @@ def _verdict(report: Report) -> str:
     return f"  {'better' if tuned.mean() > default.mean() else 'worse'} than before ({said})"
 
 
-def tuned_toml(outcome: Outcome) -> Iterator[str]:
+def tuned_toml(outcome: Outcome, registry: Registry) -> Iterator[str]:
     """The best settings as a file that `--config` reads, with where they come from."""
     study, report = outcome.study, outcome.report
     best, config = study.best, study.plan.config
     assert best is not None
-    tuned = study.best_config
+    tuned = study.best_config(registry)
     yield f"# {config.algorithm.name} on {config.env.id}, tuned by rlkit on {time.strftime('%Y-%m-%d')}."
     yield f"# Search: {len(study.trials)} trials of up to {len(study.plan.seeds)} seeds, {config.total_steps} steps each; score: {study.plan.by};"
     yield f"# pruner {study.plan.pruner}; seed {config.seed}; Optuna {study.optuna_version}; folder {study.path.parent}, trial {best.number}."

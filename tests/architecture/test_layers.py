@@ -23,21 +23,13 @@ LAYERS = [
     {"errors", "installed", "signals", "statistics"},
     {"seeding", "rollout", "component", "hookspecs", "environment_state"},
     {"exploration", "policy", "returns", "network", "environment", "config", "progress", "run_folder"},
-    {"collector", "learner", "registry"},
-    {
-        "presets",
-        "provenance",
-        "search_space",
-        "tracking",
-        "stored_policy",
-        "checkpoint",
-        "drift",
-        "profiling",
-        "scaffold",
-    },
-    {"run_store", "executor"},
+    {"collector", "group_folder", "learner", "registry"},
+    {"presets", "provenance", "tracking", "stored_policy", "checkpoint", "drift", "profiling", "scaffold"},
+    {"run_store", "executor", "search_space"},
     {"evaluation", "continuation", "doctor"},
     {"training"},
+    {"group"},
+    {"tuning"},
     {"testing"},
     {"cli"},
 ]
@@ -58,6 +50,7 @@ FOR_PLUGINS = {
         "returns",
     ),
     *("rollout", "seeding", "testing", "tracking", "builtin"),
+    *("executor", "group"),  # what an executor gets, and what its processes call
 }
 # The built-in parts are plugins that come along; these three help them with texts and files.
 FOR_BUILTIN = FOR_PLUGINS - {"testing"} | {"config", "run_folder"}
