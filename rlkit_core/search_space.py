@@ -402,7 +402,7 @@ def _read_range(spec: Any, info: FieldInfo) -> Range:
     Raises:
         ValueError: it is none, or not for this field.
     """
-    table = {"choices": spec} if isinstance(spec, (list, tuple)) else spec
+    table: Any = {"choices": spec} if isinstance(spec, (list, tuple)) else spec
     if not isinstance(table, Mapping):
         raise ValueError("should be a list of values, or a table with low and high")
     for key in table:
@@ -415,7 +415,9 @@ def _read_range(spec: Any, info: FieldInfo) -> Range:
     numbers = [kind for kind in _alternatives(info.annotation) if kind in (int, float)]
     if not numbers:
         raise ValueError("is no number: give a list of values")
-    low, high, log = table.get("low"), table.get("high"), table.get("log", False)
+    low: Any = table.get("low")
+    high: Any = table.get("high")
+    log = table.get("log", False)
     for name, bound in (("low", low), ("high", high)):
         if bound is None:
             raise ValueError(f"has no {name}")
@@ -456,7 +458,7 @@ def _read_choices(choices: Any, info: FieldInfo) -> Range:
 def _check(value: Any, info: FieldInfo, what: str = "") -> None:
     """Raise ValueError where the setting by itself does not take a value."""
     try:
-        TypeAdapter(Annotated[info.annotation, info]).validate_python(value)
+        TypeAdapter[Any](Annotated[info.annotation, info]).validate_python(value)  # type: ignore[arg-type]
     except ValidationError as error:
         message = (
             error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ").replace("Input should", "should")

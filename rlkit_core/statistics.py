@@ -50,7 +50,9 @@ class Test:
     smallest_p: float
 
 
-def median_interval(scores: np.ndarray, confidence: float = 0.95) -> Interval: ...  # two order statistics, binomial coverage
+def median_interval(
+    scores: np.ndarray, confidence: float = 0.95
+) -> Interval: ...  # two order statistics, binomial coverage
 
 
 def iqm(scores: np.ndarray) -> float: ...  # rliable's interquartile mean
@@ -83,4 +85,6 @@ def holm(p: Sequence[float]) -> list[float]: ...  # adjusted p-values
 def seeds_needed(alpha: float, num_tests: int, *, paired: bool = False) -> int: ...
 
 
-def prediction_interval(scores: np.ndarray, confidence: float = 0.95) -> Interval: ...  # where another seed's score will lie
+def prediction_interval(
+    scores: np.ndarray, confidence: float = 0.95
+) -> Interval: ...  # where another seed's score will lie

@@ -17,6 +17,7 @@ is checked value by value. Optuna's study is made of it, in memory, so that one 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import signal
@@ -30,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rlkit_core.config import Data, RunConfig
-from rlkit_core.errors import ConfigError, ResumeRefused, RlkitError, StorageError, UsageError
+from rlkit_core.errors import ConfigError, ResumeRefused, StorageError, UsageError
 from rlkit_core.executor import Ended, Executor, Task
 from rlkit_core.group import Group, GroupResult, PlanEntry, add_runs, compute, group_path, make_group
 from rlkit_core.progress import Mode, RunRow, group_progress
@@ -201,6 +202,11 @@ class Study:
         return RunConfig.parse(self.plan.config.dump(), layer, registry=registry)
 
     @property
+    def optuna_version(self) -> str:
+        """Optuna's version now: another one may propose other settings."""
+        return str(self._optuna.__version__)
+
+    @property
     def best(self) -> Trial | None:
         """The complete trial with the highest score; of equal ones, the first."""
         complete = [trial for trial in self.trials if trial.state == "complete"]
@@ -216,7 +222,7 @@ class Study:
         trials = [
             trial.model_dump(exclude={"curve", "scores"} if trial.state == "running" else None) for trial in self.trials
         ]
-        about = {"optuna": self._optuna.__version__}
+        about = {"optuna": self.optuna_version}
         write_json(self.path, {"format": FORMAT, **about, **self.plan.signature(), "trials": trials})
 
     def _range(self, name: str) -> Range:
@@ -296,10 +302,10 @@ class Study:
         seed = SeedStream(self.plan.config.seed, "tune", "sampler").integer(number)
         with _quiet():
             self.study.sampler = self._optuna.samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
-            asked = self.study.ask()
+            asked: optuna.Trial = self.study.ask()
             values: dict[str, Any] = {}
             for setting in self.plan.space.active(values):
-                param = asked._suggest(setting.name, _distribution(self._optuna, setting.range))
+                param = _suggest(asked, setting.name, setting.range)
                 values[setting.name] = _meant(setting.range, param)
         return asked
 
@@ -336,12 +342,22 @@ def _import_optuna() -> Any:
     return optuna
 
 
-class _quiet(warnings.catch_warnings):  # type: ignore[type-arg]  # noqa: N801
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
     """No warnings of Optuna's: that arguments are experimental is known."""
-
-    def __enter__(self) -> None:
-        super().__enter__()
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        yield
+
+
+def _suggest(asked: optuna.Trial, name: str, range_: Range) -> Any:
+    if range_.choices:
+        return asked.suggest_categorical(name, [json.dumps(choice) for choice in range_.choices])
+    low: Any = range_.low
+    high: Any = range_.high
+    if range_.whole:
+        return asked.suggest_int(name, low, high, log=range_.log)
+    return asked.suggest_float(name, low, high, log=range_.log)
 
 
 def _distribution(optuna: Any, range_: Range) -> Any:
@@ -391,7 +407,8 @@ class _Evaluations:
 
     def look(self) -> None:
         """Read what is new."""
-        for self._offset, record in read_journal(self.path, self._offset):
+        for offset, record in read_journal(self.path, self._offset):
+            self._offset = offset
             metrics, step = record["metrics"], record["step"]
             value, last = metrics.get("evaluation/return"), metrics.get("final/return")
             if _is_number(value) and type(step) is int and "evaluation/nominal_step" in metrics:
@@ -562,7 +579,8 @@ class Search:
 
     def _give_up(self, running: _Running) -> None:
         trial, plan = running.trial, self.study.plan
-        at = f"{running.seen * plan.config.resolved_eval_every:,} steps of seed {len(trial.scores) + 1} of {len(plan.seeds)}"
+        steps = running.seen * plan.config.resolved_eval_every
+        at = f"{steps:,} steps of seed {len(trial.scores) + 1} of {len(plan.seeds)}"
         self._running.remove(running)
         if running.task is not None and running.ended is None:
             self._stopping[running.task] = time.monotonic()
@@ -685,7 +703,9 @@ def tune(
             outcome.warning = flush(tracking, path)
         group.release()
     if outcome.signal is None and study.best is not None and report_seeds:
-        outcome.report = _report(study, name, path, registry, make_executor, report_seeds, imports, preset, progress_mode)
+        outcome.report = _report(
+            study, name, path, registry, make_executor, report_seeds, imports, preset, progress_mode
+        )
         outcome.signal = outcome.report.group.signal
         outcome.warning = outcome.warning or outcome.report.group.warning
     return outcome

@@ -112,7 +112,9 @@ class MlflowTracker(Tracker):
         if found is None:
             start = int(run.folder.config_path.stat().st_mtime * 1000)
             self._end_predecessor(run)
-            found = self._client.create_run(experiment_id, start_time=start, tags=_tags(run) | family, run_name=run.name)
+            found = self._client.create_run(
+                experiment_id, start_time=start, tags=_tags(run) | family, run_name=run.name
+            )
         elif found.info.lifecycle_stage != "active":
             raise UsageError(
                 f"MLflow run {found.info.run_id} was deleted in {run.ids['uri']}\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,7 +14,7 @@ from rlkit_core.cli.root import CONTEXT, AtLeast, common_options
 from rlkit_core.cli.run import AlgorithmCommand, Algorithms, configure_plan
 from rlkit_core.cli.settings import shown
 from rlkit_core.cli.toml import key, table, value
-from rlkit_core.config import RunConfig, read_config_file
+from rlkit_core.config import read_config_file
 from rlkit_core.errors import StorageError, UsageError
 from rlkit_core.presets import offered_presets, presets
 from rlkit_core.registry import Registry, import_modules
@@ -46,7 +46,9 @@ class TuneCommand(AlgorithmCommand):
         assert self.plan is not None
         own, given = ctx.params, self.given(ctx)
         fixed = {setting.path for setting in given}
-        if ("stop_at",) in fixed and {setting.path: texts for setting, texts in given.items()}[("stop_at",)] != ("never",):
+        if ("stop_at",) in fixed and {setting.path: texts for setting, texts in given.items()}[("stop_at",)] != (
+            "never",
+        ):
             raise UsageError(
                 "--stop-at: trials are compared at equal budgets, and stop never\nleave it out; --total-steps is the budget"
             )
@@ -107,7 +109,11 @@ def _own_options(preset_names: str) -> list[click.Parameter]:
             f"environment, if any {preset_names}",
         ),
         click.Option(
-            ["--trials"], type=AtLeast(1), default=50, metavar="N", help="settings that are tried [at least 1; default 50]"
+            ["--trials"],
+            type=AtLeast(1),
+            default=50,
+            metavar="N",
+            help="settings that are tried [at least 1; default 50]",
         ),
         click.Option(
             ["--seeds-per-trial"],
@@ -148,7 +154,9 @@ def _own_options(preset_names: str) -> list[click.Parameter]:
             metavar="FILE",
             help="what is searched, from a TOML, YAML or JSON file; default: what the settings declare, or their bounds",
         ),
-        click.Option(["--print-space"], is_flag=True, help="print what is searched, as --space reads it, and do nothing"),
+        click.Option(
+            ["--print-space"], is_flag=True, help="print what is searched, as --space reads it, and do nothing"
+        ),
         click.Option(
             ["--output"],
             metavar="FILE",
