@@ -94,9 +94,7 @@ class RunStore(ABC):
     """Where runs are read from, and where a comparison of them is kept."""
 
     @abstractmethod
-    def runs(
-        self, selection: Sequence[str] = (), *, where: str | None = None, curves: Sequence[str] = ()
-    ) -> list[StoredRun]:
+    def runs(self, selection: Sequence[str] = (), *, where: str | None = None, curves: Sequence[str] = ()) -> list[StoredRun]:
         """Stored runs, the oldest first.
 
         Args:

@@ -46,11 +46,10 @@ class TuneCommand(AlgorithmCommand):
         assert self.plan is not None
         own, given = ctx.params, self.given(ctx)
         fixed = {setting.path for setting in given}
-        if ("stop_at",) in fixed and {setting.path: texts for setting, texts in given.items()}[("stop_at",)] != (
-            "never",
-        ):
+        if any(setting.path == ("stop_at",) and [*texts][-1:] != ["never"] for setting, texts in given.items()):
             raise UsageError(
-                "--stop-at: trials are compared at equal budgets, and stop never\nleave it out; --total-steps is the budget"
+                "--stop-at: trials are compared at equal budgets, and stop never\n"
+                "leave it out; the budget is --total-steps"
             )
         config, preset = configure_plan(self.plan, given, own["preset"], {"stop_at": "never"})
         if config.group is None:
@@ -138,8 +137,8 @@ def _own_options(preset_names: str) -> list[click.Parameter]:
             type=click.Choice(["final", "curve"]),
             default="final",
             metavar="SCORE",
-            help="what a run counts: final: the last policy's evaluation; curve: the mean of all evaluations on the way, "
-            "which also rewards learning fast [final, curve; default final]",
+            help="what a run counts: final: the last policy's evaluation; curve: the mean of all evaluations on the "
+            "way, which also rewards learning fast [final, curve; default final]",
         ),
         click.Option(
             ["--pruner"],
@@ -152,7 +151,8 @@ def _own_options(preset_names: str) -> list[click.Parameter]:
         click.Option(
             ["--space"],
             metavar="FILE",
-            help="what is searched, from a TOML, YAML or JSON file; default: what the settings declare, or their bounds",
+            help="what is searched, from a TOML, YAML or JSON file; default: what the settings declare, or their "
+            "bounds",
         ),
         click.Option(
             ["--print-space"], is_flag=True, help="print what is searched, as --space reads it, and do nothing"
@@ -215,8 +215,8 @@ def _conclude(outcome: Outcome, output: Path, command: str, registry: Registry) 
     study = outcome.study
     counts = {state: sum(trial.state == state for trial in study.trials) for state in ("complete", "pruned", "failed")}
     click.echo(
-        f"{len(study.trials)} trials in {study.path.parent}: {counts['complete']} complete, {counts['pruned']} given up, "
-        f"{counts['failed']} failed"
+        f"{len(study.trials)} trials in {study.path.parent}: {counts['complete']} complete, "
+        f"{counts['pruned']} given up, {counts['failed']} failed"
     )
     if outcome.signal is not None:
         click.echo(f"go on       the same command again: {command}")
@@ -256,7 +256,8 @@ def _summary(outcome: Outcome, best: Trial) -> Iterator[str]:
         yield "report      none: the best trial's own score is too good, it was chosen for being high"
         return
     sides = {"before": report.default, **({"tuned": report.tuned} if report.tuned is not None else {})}
-    yield f"report      {max(map(len, sides.values()))} fresh seeds, {study.plan.config.total_steps:,} steps each; mean return of the last policy:"
+    seeds, steps = max(map(len, sides.values())), study.plan.config.total_steps
+    yield f"report      mean return of the last policy on {seeds} fresh seeds, {steps:,} steps each:"
     for side, scores in sides.items():
         if scores:
             mean = sum(scores.values()) / len(scores)
@@ -269,21 +270,17 @@ def _summary(outcome: Outcome, best: Trial) -> Iterator[str]:
 
 
 def _verdict(report: Report) -> str:
-    """What the fresh seeds say, by a permutation test of the difference."""
+    """What the fresh seeds say."""
     import numpy as np
 
-    from rlkit_core.statistics import MIN_SEEDS, permutation_test
+    from rlkit_core.statistics import verdicts
 
     assert report.tuned is not None
-    few = min(len(report.tuned), len(report.default))
-    if few < MIN_SEEDS:
-        return f"  cannot tell: {few} seeds a side are too few, it takes {MIN_SEEDS}"
     tuned, default = (np.array(list(scores.values())) for scores in (report.tuned, report.default))
-    test = permutation_test(tuned, default, np.random.default_rng(0))
-    said = f"permutation test, {test.method}, p = {test.p:.3f}"
-    if test.p > 0.05:
-        return f"  cannot tell whether they differ ({said}); more --report-seeds may"
-    return f"  {'better' if tuned.mean() > default.mean() else 'worse'} than before ({said})"
+    if not (len(tuned) and len(default)):
+        return "  cannot tell"
+    [found] = verdicts([(tuned, default)], np.random.default_rng(0))
+    return f"  {found.word}: {found.reason}"
 
 
 def tuned_toml(outcome: Outcome, registry: Registry) -> Iterator[str]:
@@ -293,8 +290,9 @@ def tuned_toml(outcome: Outcome, registry: Registry) -> Iterator[str]:
     assert best is not None
     tuned = study.best_config(registry)
     yield f"# {config.algorithm.name} on {config.env.id}, tuned by rlkit on {time.strftime('%Y-%m-%d')}."
-    yield f"# Search: {len(study.trials)} trials of up to {len(study.plan.seeds)} seeds, {config.total_steps} steps each; score: {study.plan.by};"
-    yield f"# pruner {study.plan.pruner}; seed {config.seed}; Optuna {study.optuna_version}; folder {study.path.parent}, trial {best.number}."
+    yield f"# Search: {len(study.trials)} trials of up to {len(study.plan.seeds)} runs of {config.total_steps} steps;"
+    yield f"# score {study.plan.by}, pruner {study.plan.pruner}, seed {config.seed}, Optuna {study.optuna_version};"
+    yield f"# trial {best.number} of {study.path.parent}."
     if report is None:
         yield "# No report: the score in the search is too good, it was chosen for being high."
     else:
