@@ -52,6 +52,10 @@ FIRST_SEARCH_SEED = 1_000_000
 """Seeds of searches are at least this: those that people type, and those of reports, are not used up by a search."""
 HOPELESS = 3
 """Trials at the beginning that may fail before the study ends: then it is not their settings."""
+OVERRUN = 0.1
+"""Share of the budget that a run may take more than it, where the settings from before the search do not either.
+
+A run ends with a whole rollout: where that is as long as the budget, it would win by the steps that it has more."""
 PATIENCE = 5.0
 """Seconds that a run which is given up has to store its checkpoint."""
 
@@ -116,6 +120,7 @@ class Trial(BaseModel):
         state: running; or complete, pruned (given up), failed.
         score: mean over its seeds, where it is complete.
         scores: of each seed that is done.
+        steps: environment steps of the longest of its runs.
         curve: what Optuna was told on the way: for each evaluation of each seed, the mean so far.
         rungs: Optuna's notes for Hyperband.
         reason: why it failed or was given up.
@@ -129,6 +134,7 @@ class Trial(BaseModel):
     state: State = "running"
     score: float | None = None
     scores: list[float] = []
+    steps: int = 0
     curve: list[float] = []
     rungs: dict[str, float] = {}
     reason: str | None = None
@@ -220,7 +226,8 @@ class Study:
     def write(self) -> None:
         """Write it to disk."""
         trials = [
-            trial.model_dump(exclude={"curve", "scores"} if trial.state == "running" else None) for trial in self.trials
+            trial.model_dump(exclude={"curve", "scores", "steps"} if trial.state == "running" else None)
+            for trial in self.trials
         ]
         about = {"optuna": self.optuna_version}
         write_json(self.path, {"format": FORMAT, **about, **self.plan.signature(), "trials": trials})
@@ -396,6 +403,7 @@ class _Evaluations:
         values: at each nominal step that has been reached: where an update overran several, the same evaluation is that
             of all of them.
         final: the last policy's, or None.
+        steps: environment steps taken.
     """
 
     path: Path
@@ -403,6 +411,7 @@ class _Evaluations:
     number: int
     values: list[float] = field(default_factory=list)
     final: float | None = None
+    steps: int = 0
     _offset: int = 0
 
     def look(self) -> None:
@@ -411,7 +420,10 @@ class _Evaluations:
             self._offset = offset
             metrics, step = record["metrics"], record["step"]
             value, last = metrics.get("evaluation/return"), metrics.get("final/return")
-            if _is_number(value) and type(step) is int and "evaluation/nominal_step" in metrics:
+            if type(step) is not int:
+                continue
+            self.steps = step
+            if _is_number(value) and "evaluation/nominal_step" in metrics:
                 reached = min(step // self.every, self.number)
                 self.values += [float(value)] * (reached - len(self.values))
             if _is_number(last):
@@ -486,7 +498,7 @@ class Search:
             RlkitError: what is wrong is not a trial's settings.
         """
         for trial in [trial for trial in self.study.trials if trial.state == "running"]:
-            trial.curve, trial.scores = [], []
+            trial.curve, trial.scores, trial.steps = [], [], 0
             self._begin(trial)
         while True:
             while len(self._running) + len(self._stopping) < self._jobs and len(self.study.trials) < number:
@@ -570,12 +582,21 @@ class Search:
             _check_blame(ended)
             self._fail(trial, ended.error or "its run left no evaluation")
             return
+        trial.steps = max(trial.steps, evaluations.steps)
+        if trial.steps > self._most_steps() and not trial.unchanged:
+            self._running.remove(running)
+            self._fail(trial, f"its runs take {trial.steps:,} steps, and the budget is {plan.config.total_steps:,}")
+            return
         trial.scores.append(score)
         if len(trial.scores) < len(plan.seeds):
             self._begin_run(running)
             return
         self._running.remove(running)
         self.study.end(trial, "complete", sum(trial.scores) / len(trial.scores))
+
+    def _most_steps(self) -> float:
+        unchanged = [trial.steps for trial in self.study.trials if trial.unchanged]
+        return max([(1 + OVERRUN) * self.study.plan.config.total_steps, *unchanged])
 
     def _give_up(self, running: _Running) -> None:
         trial, plan = running.trial, self.study.plan
@@ -717,7 +738,8 @@ def _search(
 ) -> int | None:  # fmt: skip
     """Do the trials; returns the signal that has interrupted them, or None."""
     total = study.plan.config.total_steps * len(study.plan.seeds)
-    rows = {trial.number: _row(trial, total) for trial in study.trials}
+    rows = {number: RunRow(f"trial {number}", total) for number in range(trials)}
+    rows |= {trial.number: _row(trial, total) for trial in study.trials}
     display = group_progress(progress_mode)
     with noting("all runs store a checkpoint and stop; once more stops them at once") as signals:
         executor = make_executor()
@@ -728,10 +750,10 @@ def _search(
             display.start(f"{group.record.name}: {trials} trials{again}, in {group.folder.path}", list(rows.values()))
             for ended in search.trials(trials):
                 for number, (step, score) in search.progress().items():
-                    row = rows.setdefault(number, _row(study.trials[number], total))
-                    row.state, row.step, row.evaluation = "running", step, score
+                    row = rows[number]
+                    row.name, row.state, row.step, row.evaluation = _name(study.trials[number]), "running", step, score
                 for trial in ended:
-                    rows[trial.number] = _row(trial, total)
+                    rows[trial.number] = _row(trial, total, rows[trial.number].step)
                     display.ended(rows[trial.number], list(rows.values()))
                 if signals.received is not None:
                     return signals.received
@@ -747,14 +769,18 @@ def _search(
     return None
 
 
-def _row(trial: Trial, total: int) -> RunRow:
+def _name(trial: Trial) -> str:
+    return f"trial {trial.number}" + (" (unchanged)" if trial.unchanged else "")
+
+
+def _row(trial: Trial, total: int, step: int = 0) -> RunRow:
     """A trial for display."""
     states = {"complete": "finished", "pruned": "given up"}
     return RunRow(
-        name=f"trial {trial.number}" + (" (unchanged)" if trial.unchanged else ""),
+        name=_name(trial),
         total=total,
         state=states.get(trial.state, trial.state),
-        step=total if trial.state == "complete" else 0,
+        step=total if trial.state == "complete" else step,
         evaluation=trial.score if trial.score is not None else trial.curve[-1] if trial.curve else None,
         error=trial.reason,
     )
