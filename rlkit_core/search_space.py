@@ -381,7 +381,8 @@ def _from_bounds(info: FieldInfo) -> Range | None:
     low, high = _limit(info, "ge", "gt", kinds[0]), _limit(info, "le", "lt", kinds[0])
     if low is None or high is None or not low < high or max(abs(low), abs(high)) > LARGEST:
         return None
-    return Range(low, high, log=low > 0 and high / low >= WIDE)
+    # "Above 0" gives the smallest number that there is, of which no scale begins.
+    return Range(low, high, log=low > 1e-12 and high / low >= WIDE)
 
 
 def _limit(info: FieldInfo, closed: str, open_: str, kind: type) -> Number | None:

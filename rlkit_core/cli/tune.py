@@ -194,8 +194,7 @@ def _check_writable(output: Path) -> None:
 def space_as_toml(space: Space) -> Iterator[str]:
     """A space as `--space` reads it, with a note of what each setting is before the search."""
     for setting in space.settings:
-        name = setting.name.removesuffix(".name") if setting.path[-1] == "name" else setting.name
-        written = ".".join(map(key, name.split(".")))
+        written = ".".join(map(key, setting.name.split(".")))
         yield f"{written} = {_range(setting)}  # {shown(setting.default)} before; {SOURCES[setting.source]}"
 
 
