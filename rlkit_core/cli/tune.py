@@ -89,8 +89,7 @@ class TuneCommand(AlgorithmCommand):
             preset=preset,
             progress_mode=own["progress"],
         )
-        command = " ".join([ctx.command_path, "…"])
-        return _conclude(outcome, output, command, self.registry)
+        return _conclude(outcome, output, self.registry)
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """`Usage: rlkit tune a2c --env ID [OPTIONS]`."""
@@ -209,16 +208,15 @@ def _range(setting: Searched) -> str:
     return value({"low": range_.low, "high": range_.high, **log})
 
 
-def _conclude(outcome: Outcome, output: Path, command: str, registry: Registry) -> int:
+def _conclude(outcome: Outcome, output: Path, registry: Registry) -> int:
     """Say what was found, and write it."""
     study = outcome.study
-    counts = {state: sum(trial.state == state for trial in study.trials) for state in ("complete", "pruned", "failed")}
-    click.echo(
-        f"{len(study.trials)} trials in {study.path.parent}: {counts['complete']} complete, "
-        f"{counts['pruned']} given up, {counts['failed']} failed"
-    )
+    words = {"complete": "complete", "pruned": "given up", "failed": "failed", "running": "not done"}
+    counts = {state: sum(trial.state == state for trial in study.trials) for state in words}
+    said = [f"{count} {words[state]}" for state, count in counts.items() if count or state == "complete"]
+    click.echo(f"{len(study.trials)} trials in {study.path.parent}: {', '.join(said)}")
     if outcome.signal is not None:
-        click.echo(f"go on       the same command again: {command}")
+        click.echo("go on       with the same command")
         return 128 + outcome.signal
     best = study.best
     if best is None:
@@ -303,8 +301,8 @@ def tuned_toml(outcome: Outcome, registry: Registry) -> Iterator[str]:
     notes = {}
     for setting in study.plan.space.settings:
         if setting.name in values and not best.unchanged:
-            was = "" if values[setting.name] == setting.default else f", {shown(setting.default)} before"
-            notes[setting.path] = f"tuned{was}"
+            same = values[setting.name] == setting.default
+            notes[setting.path] = "searched, as before" if same else f"tuned, {shown(setting.default)} before"
     yield f"total_steps = {config.total_steps}"
     yield from table(tuned.env, ("env",))
     yield from table(tuned.algorithm, ("algorithm",), notes)
