@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -269,6 +269,25 @@ class AlgorithmConfig(Component):
         """
 
 
+@dataclass(frozen=True)
+class Viewer:
+    """A page on which a tracker's runs are looked at.
+
+    Attributes:
+        what: what is shown, for people.
+        address: where.
+        command: what serves it and has to be started; empty where it is served already.
+        environ: environment variables that the command takes besides.
+        folder: its working folder.
+    """
+
+    what: str
+    address: str
+    command: tuple[str, ...] = ()
+    environ: Mapping[str, str] = field(default_factory=dict)
+    folder: Path = Path()
+
+
 class TrackerConfig(Component):
     """A tracker: where a run's record is sent."""
 
@@ -286,6 +305,18 @@ class TrackerConfig(Component):
 
     def open_store(self, environ: Mapping[str, str]) -> RunStore | None:
         """What this tracker has been sent, to list and compare runs; None where it cannot be read back."""
+        return None
+
+    def viewer(self, environ: Mapping[str, str], port: int) -> Viewer | None:
+        """Where what this tracker has been sent is looked at in a browser; None where there is no such thing.
+
+        Args:
+            environ: environment variables.
+            port: a free one of this machine, for what has to be started.
+
+        Raises:
+            UsageError: there is nothing to look at.
+        """
         return None
 
 

@@ -122,7 +122,7 @@ class RunConfig(BaseModel):
                 registry.check_required(layer["requires"])
                 layer = {key: value for key, value in layer.items() if key != "requires"}
             draft.apply(layer, (), problems)
-        for slot, name in _DEFAULT_COMPONENTS.items():
+        for slot, name in DEFAULT_COMPONENTS.items():
             if slot not in draft.slots:
                 draft.apply({slot: {"name": name}}, (), problems)
         config = draft.build((), problems)
@@ -158,7 +158,7 @@ class RunConfig(BaseModel):
         return self.group or f"{self.algorithm.name}-{self.env.id}"
 
 
-_DEFAULT_COMPONENTS = {"env": "gymnasium", "tracker": "mlflow"}
+DEFAULT_COMPONENTS = {"env": "gymnasium", "tracker": "mlflow"}
 """What fills the run's own slots where nothing is said; looked up in the registry like any other."""
 
 Problems = list[tuple[tuple[str, ...], str]]
@@ -195,8 +195,8 @@ class Draft:
             default = self.cls.model_fields[name].get_default(call_default_factory=True)
             if isinstance(default, Component):
                 self.slots[name] = Draft.of(default, self.registry)
-            elif self.cls is RunConfig and name in _DEFAULT_COMPONENTS:
-                component = self.registry.get(slots_of(self.cls)[name].kind, _DEFAULT_COMPONENTS[name])
+            elif self.cls is RunConfig and name in DEFAULT_COMPONENTS:
+                component = self.registry.get(slots_of(self.cls)[name].kind, DEFAULT_COMPONENTS[name])
                 self.slots[name] = Draft(component, self.registry)
         return self.slots.get(name)
 
@@ -409,15 +409,15 @@ def _without_repeats(pairs: list[tuple[Any, Any]]) -> Data:
 def _read_yaml(text: str) -> Any:
     """Plain data from YAML, with the words of YAML 1.2 (its JSON schema), which TOML and JSON have too.
 
-    No tags that make objects, no aliases. PyYAML speaks YAML 1.1, where
-    `off` is false, `1e-3` a text and `1:30` ninety: here they are what they look like.
+    No tags that make objects, no aliases. PyYAML speaks YAML 1.1, where `off` is false, `1e-3` a text and `1:30`
+    ninety: here they are what they look like.
     """
     import yaml
 
     # libyaml, which PyYAML's wheels carry, takes a sixth of the time.
-    parser: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    safe_loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-    class Loader(parser):  # type: ignore[misc, valid-type]
+    class Loader(safe_loader):  # type: ignore[misc, valid-type]
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
             return _without_repeats(
                 [tuple(self.construct_object(part, deep=True) for part in pair) for pair in node.value]
@@ -425,7 +425,7 @@ def _read_yaml(text: str) -> Any:
 
     depth = 0
     # Before it is composed: PyYAML's time and stack grow with what is open, and its aliases can stand for gigabytes.
-    for event in yaml.parse(text, parser):
+    for event in yaml.parse(text, safe_loader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > 51:  # the document's own table, and 50 in it
             raise RecursionError

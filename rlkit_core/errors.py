@@ -87,3 +87,16 @@ class ResumeRefused(RlkitError):
     def __init__(self, message: str, differences: Sequence[tuple[str, str, str, bool]]) -> None:
         self.differences = differences
         super().__init__(message)
+
+
+class ComparisonRefused(UsageError):
+    """A comparison that would mislead.
+
+    Args:
+        message: what to say.
+        keys: what `--allow` takes to compare all the same, one per reason.
+    """
+
+    def __init__(self, message: str, keys: Sequence[str]) -> None:
+        self.keys = tuple(keys)
+        super().__init__(message)

@@ -51,7 +51,13 @@ ASIDE = ".failed"
 
 
 def write_task(
-    run_dir: Path, config: RunConfig, registry: Registry, *, preset: str | None = None, more: Mapping[str, Any] = {}
+    run_dir: Path,
+    config: RunConfig,
+    registry: Registry,
+    *,
+    preset: str | None = None,
+    init_from: Path | None = None,
+    more: Mapping[str, Any] = {},
 ) -> None:
     """Make a run's folder, with what it takes to begin the run.
 
@@ -60,6 +66,7 @@ def write_task(
         config: the run's settings.
         registry: where their parts are looked up.
         preset: name of the preset that is in them.
+        init_from: run whose last policy the new one starts from.
         more: what the run's `provenance.json` will say besides, or instead.
 
     Raises:
@@ -67,7 +74,8 @@ def write_task(
     """
     _make_folder(run_dir)
     settings = stored_config(config, registry, preset)
-    task = {"format": TASK_FORMAT, "config": settings, "preset": preset, "more": dict(more)}
+    source = None if init_from is None else str(init_from.absolute())
+    task = {"format": TASK_FORMAT, "config": settings, "preset": preset, "init_from": source, "more": dict(more)}
     write_json(run_dir / TASK_FILE, task)
 
 
@@ -107,8 +115,8 @@ def _do(path: Path, imports: Sequence[str]) -> Any:
         import_modules([str(name) for name in named if name not in imports], from_here=False)
     registry = Registry()
     config = RunConfig.parse(task["config"], registry=registry)
-    preset, more = task["preset"], task["more"]
-    return run(config, registry, preset=preset, run_dir=path, progress_mode="plain", more=more, followed=True)
+    about = {key: task[key] for key in ("preset", "init_from", "more")}
+    return run(config, registry, run_dir=path, progress_mode="plain", followed=True, **about)
 
 
 def _read_task(run_dir: Path) -> dict[str, Any]:
@@ -116,12 +124,14 @@ def _read_task(run_dir: Path) -> dict[str, Any]:
     data = read_json(path)
     if not isinstance(data, dict) or data.get("format") != TASK_FORMAT:
         raise StorageError(f"{path} is damaged: it describes no run, or one of another version of rlkit")
-    preset, config, more = data.get("preset"), data.get("config"), data.get("more")
-    if not isinstance(config, dict) or not isinstance(more, dict) or not isinstance(preset, str | None):
+    preset, source = data.get("preset"), data.get("init_from")
+    config, more = data.get("config"), data.get("more")
+    texts = isinstance(preset, str | None) and isinstance(source, str | None)
+    if not isinstance(config, dict) or not isinstance(more, dict) or not texts:
         raise StorageError(f"{path} is damaged: it has no settings")
     # Texts only: the rest of a provenance is found out where the run is made.
-    texts = {key: more[key] for key in ("parent", "run_name", "command") if isinstance(more.get(key), str)}
-    return {"preset": preset, "config": config, "more": texts}
+    about = {key: more[key] for key in ("parent", "run_name", "command") if isinstance(more.get(key), str)}
+    return {"preset": preset, "init_from": source, "config": config, "more": about}
 
 
 def import_all() -> None:
@@ -162,11 +172,13 @@ class PlanEntry:
         config: its settings.
         preset: name of the preset that is in them.
         variant: what tells its settings from others of the group, as its group's name says after the group's own.
+        init_from: run whose last policy it starts from.
     """
 
     config: RunConfig
     preset: str | None = None
     variant: str = ""
+    init_from: Path | None = None
 
 
 @dataclass
@@ -248,7 +260,7 @@ def add_runs(group: Group, plan: Sequence[PlanEntry], registry: Registry) -> lis
             "command": command_line(sys.argv),
         }
         target = run_folder_of(path, planned).path
-        write_task(target, entry.config, registry, preset=entry.preset, more=about)
+        write_task(target, entry.config, registry, preset=entry.preset, init_from=entry.init_from, more=about)
     if new:
         both = (*record.planned, *(planned for planned, _ in new))
         group.record = GroupRecord(record.id, record.name, both, record.more)
@@ -272,6 +284,23 @@ def take_group(path: Path | str) -> Group:
     except BaseException:
         folder.release()
         raise
+
+
+def settings_of(group: Group, imports: Sequence[str], registry: Registry) -> RunConfig:
+    """Settings of a group's first run, with the modules imported that all runs need.
+
+    Args:
+        group: which.
+        imports: modules that the caller vouches for; others must be installed.
+        registry: where parts are looked up.
+    """
+    tasks = [_read_task(group.run_folder(planned).path)["config"] for planned in group.record.planned]
+    if not tasks:
+        raise StorageError(f"{group.folder.path} is damaged: no run is planned in it")
+    import_modules(imports, from_here=True)
+    named = [name for task in tasks if isinstance(names := task.get("imports"), list) for name in names]
+    import_modules([str(name) for name in dict.fromkeys(map(str, named)) if name not in imports], from_here=False)
+    return RunConfig.parse(tasks[0], registry=registry)
 
 
 def _new_runs(
@@ -346,6 +375,7 @@ class GroupResult:
         name: its name.
         states: of every planned run, by its folder relative to the group's: as in `status.json`, or `waiting`.
         returns: mean return of the last policy's evaluation of every finished run, likewise.
+        sides: what every run is compared as, likewise: its group's name and its environment.
         ended: how the runs ended that were computed now and did not finish, with what went wrong.
         seconds: how long it took now.
         signal: number of the signal that interrupted it, or None.
@@ -356,6 +386,7 @@ class GroupResult:
     name: str
     states: dict[str, str] = field(default_factory=dict)
     returns: dict[str, float] = field(default_factory=dict)
+    sides: dict[str, str] = field(default_factory=dict)
     ended: list[Ended] = field(default_factory=list)
     seconds: float = 0.0
     signal: int | None = None
@@ -388,7 +419,8 @@ def compute(
     path, folder = group.folder.path, group.folder
     rows = {planned.run_dir: _Row(group, planned) for planned in group.record.planned}
     todo = [row for row in rows.values() if row.prepare()]
-    result = GroupResult(path, group.record.name)
+    sides = {planned.run_dir: f"{planned.group} in {planned.environment}" for planned in group.record.planned}
+    result = GroupResult(path, group.record.name, sides=sides)
     tracking = None
     try:
         with noting("all runs store a checkpoint and stop; once more stops them at once") as signals:
@@ -493,8 +525,8 @@ class _Row:
         )
         if failed:
             self._set_aside()
-        elif self.state != "waiting":
-            self.state = self.shown.state = "waiting"
+        self.state = self.shown.state = "waiting"
+        self._first, self.shown.speed = None, 0.0  # how fast it is now is what counts
         return True
 
     def _set_aside(self) -> None:
@@ -511,8 +543,7 @@ class _Row:
             raise StorageError(f"cannot set {self.folder.path} aside: {error.strerror or error}") from error
         _make_folder(self.folder.path)
         write_json(self.folder.path / TASK_FILE, task)
-        self.state = self.shown.state = "waiting"
-        self.shown.step, self._offset, self._first = 0, 0, None
+        self.shown.step, self.shown.evaluation, self._offset = 0, None, 0
 
     def look(self) -> None:
         """See how it stands now."""

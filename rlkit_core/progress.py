@@ -219,6 +219,8 @@ class PlainGroupProgress(GroupProgress):
 
     def _display(self, rows: Sequence[RunRow]) -> None:
         running = [row for row in rows if row.state == "running"]
+        if not running:
+            return
         parts = [_count(rows)]
         for row in running[:MOST_RUNS]:
             share = f"{100 * row.step / row.total:.0f} %" if row.total else f"{row.step:,} steps"

@@ -23,7 +23,7 @@ import socket
 import stat
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -343,14 +343,22 @@ def set_tail_aside(path: Path, position: int) -> None:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def read_journal(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_journal(
+    path: Path, offset: int = 0, *, containing: Sequence[str] = ()
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Whole records from a byte offset on, as `(offset after the record, record)`; torn lines are passed over.
 
     A line without its newline is not read yet: it may still be being written.
 
+    Args:
+        path: the journal.
+        offset: where to begin.
+        containing: metrics; where given, only records that have one of them are read, which is faster.
+
     Raises:
         StorageError: it cannot be read.
     """
+    names = [json.dumps(name).encode() for name in containing]
     check_regular(path)
     try:
         with open(path, "rb") as file:
@@ -359,13 +367,10 @@ def read_journal(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, A
                 if not line.endswith(b"\n") and len(line) < LONGEST_RECORD:
                     return
                 offset += len(line)
-                try:
-                    record = json.loads(line)
-                except (ValueError, RecursionError):
+                if names and not any(name in line for name in names):
                     continue
-                if not isinstance(record, dict) or not {"step", "time", "metrics"} <= record.keys():
-                    continue
-                if isinstance(record["metrics"], dict):
+                record = _record(line)
+                if record is not None:
                     yield offset, record
     except FileNotFoundError:
         return
@@ -373,18 +378,35 @@ def read_journal(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, A
         raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
 
 
+def _record(line: bytes) -> dict[str, Any] | None:
+    """A line's record, or None where it has none."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or not {"step", "time", "metrics"} <= record.keys():
+        return None
+    return record if isinstance(record["metrics"], dict) else None
+
+
 def last_record(path: Path) -> dict[str, Any] | None:
     """The last whole record of a journal, found from its end, or None where there is none among its last 100 kB."""
     try:
+        check_regular(path)
         with open(path, "rb") as file:
             size = file.seek(0, os.SEEK_END)
-            begin = max(0, size - 100_000)
-    except OSError:
-        return None
-    last = None
-    for _, record in read_journal(path, begin):
-        last = record
-    return last
+            for length in (4_000, 100_000):
+                begin = file.seek(max(0, size - length))
+                # What comes after the last newline may still be being written; the first line is whole only at 0.
+                lines = file.read(size - begin).split(b"\n")[0 if begin == 0 else 1 : -1]
+                for line in reversed(lines):
+                    if (record := _record(line)) is not None:
+                        return record
+                if begin == 0:
+                    break
+    except (OSError, StorageError):
+        pass
+    return None
 
 
 class RunFolder:
@@ -560,3 +582,11 @@ class RunFolder:
         """True if the run says that it is running but its process, on this machine, is gone."""
         status = self.status()
         return status.get("state") == "running" and _is_gone(status)
+
+    def is_abandoned(self) -> bool:
+        """True if it is not said how the run stands, and no process of this machine is about to say so."""
+        try:
+            owner = read_json(self._owner_path)
+        except StorageError:
+            owner = None
+        return not self.status() and (not isinstance(owner, dict) or _is_gone(owner))

@@ -119,9 +119,12 @@ def prediction_interval(scores: Array, confidence: float = 0.95, *, seeds: int =
     """Where the mean score of so many further seeds, made and evaluated in the same way, will lie.
 
     mean ± t s sqrt(1/n + 1/seeds), t the quantile of Student's distribution with n - 1 degrees of freedom: exact for
-    normal scores. (Hahn & Meeker 1991, Statistical Intervals, sections 4.7 and 4.8.) For one further seed the interval
-    also takes in all scores that were seen, so that it covers at least (n - 1) / (n + 1) of them whatever their
-    distribution is (section 5.2.3 there); order statistics alone reach 95 % only with 39 seeds.
+    normal scores. (Hahn & Meeker 1991, Statistical Intervals, sections 4.7 and 4.8.) It also takes in all scores that
+    were seen, so that it covers something whatever the distribution is: all further scores lie in the range of the n
+    if none of them is the lowest or the highest of all n + seeds, which has probability n (n - 1) / ((n + seeds) (n +
+    seeds - 1)) (section 5.4 there). That alone reaches 95 % only with 39 seeds for one further.
+
+    Where all scores are equal nothing is known of their spread; `confidence` is then what the range covers.
 
     Args:
         scores: one per seed, two at least.
@@ -134,14 +137,15 @@ def prediction_interval(scores: Array, confidence: float = 0.95, *, seeds: int =
     n = len(scores)
     if n < 2:
         raise ValueError("a prediction needs two scores at least")
+    lowest, highest = float(scores.min()), float(scores.max())
+    covers = n * (n - 1) / ((n + seeds) * (n + seeds - 1))
+    if lowest == highest:
+        method = f"all {n} scores are equal, covers {100 * covers:.0f} % at least"
+        return Interval(lowest, highest, min(covers, confidence), method)
     t = float(stdtrit(n - 1, (1 + confidence) / 2))
     mean, half = float(scores.mean()), t * float(scores.std(ddof=1)) * math.sqrt(1 / n + 1 / seeds)
-    low, high = mean - half, mean + half
-    method = f"Student's t of {n} seeds"
-    if seeds == 1:
-        low, high = min(low, float(scores.min())), max(high, float(scores.max()))
-        method += f" and their range, covers {100 * (n - 1) / (n + 1):.0f} % at least if scores are not normal"
-    return Interval(low, high, confidence, method)
+    method = f"Student's t of {n} seeds and their range, covers {100 * covers:.0f} % at least if scores are not normal"
+    return Interval(min(mean - half, lowest), max(mean + half, highest), confidence, method)
 
 
 def first_reached(steps: Array, values: Array, threshold: float) -> float:

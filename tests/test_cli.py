@@ -16,6 +16,7 @@ from pathlib import Path
 import gymnasium
 import pytest
 import yaml
+from made_runs import BEGAN, config_of, make_run
 
 from rlkit_core.cli.root import execute
 from rlkit_core.cli.settings import Form, facts
@@ -23,7 +24,7 @@ from rlkit_core.config import RunConfig
 from rlkit_core.evaluation import evaluate
 from rlkit_core.progress import PlainProgress
 from rlkit_core.registry import Registry
-from rlkit_core.run_folder import last_record
+from rlkit_core.run_folder import last_record, write_json
 from rlkit_core.tracking import TrackingProcess
 
 RLKIT = str(Path(sys.executable).with_name("rlkit"))
@@ -513,7 +514,7 @@ def test_a_strangers_parts_get_their_options(rlkit, printed, refused, tmp_path, 
             ["rnu"],
             [
                 "there is no command rnu",
-                "did you mean run? commands: run, resume, eval, watch, runs, list, show, plugins, sync",
+                "did you mean run? commands: run, resume, eval, watch, runs, ui, list, show, plugins, sync",
             ],
         ),
         (["run"], [f"which algorithm? registered: {ALGORITHMS}", "for example: rlkit run a2c --env CartPole-v1"]),
@@ -896,20 +897,50 @@ def test_runs_are_listed_with_how_they_stand(rlkit):
     Path("runs/three/config.json").write_text("[]")
     Path("runs/three/status.json").write_text("{")
     runs = {run["run"]: run for run in json.loads(rlkit("runs", "--json")[1])}
-    assert [run["state"] for run in runs.values()] == ["finished", "killed", "damaged"]
+    assert {place: run["state"] for place, run in runs.items()} == {
+        **{"runs/one": "finished", "runs/two": "lost", "runs/three": "damaged"}
+    }
     steps = json.loads(Path("runs/one/status.json").read_text())["result"]["steps"]
-    assert {**runs["runs/one"], "return": 0} == {
-        **{"run": "runs/one", "state": "finished", "algorithm": "a2c", "env": "CartPole-v1", "seed": 3},
-        **{"steps": steps, "return": 0},
+    assert {key: runs["runs/one"][key] for key in ("algorithm", "env", "seed", "steps", "group")} == {
+        **{"algorithm": "a2c", "env": "CartPole-v1", "seed": 3, "steps": steps, "group": "a2c-CartPole-v1"},
     }
     assert runs["runs/two"]["steps"] > 0
     code, out, err = rlkit("runs")
     assert (code, err) == (0, "")
     assert [line.split()[:2] for line in out.splitlines()] == [
-        ["run", "state"], ["runs/one", "finished"], ["runs/two", "killed"], ["runs/three", "damaged"]
+        ["run", "state"], ["runs/three", "damaged"], ["runs/one", "finished"], ["runs/two", "lost"]
     ]  # fmt: skip
     # A single run's own folder, too.
     assert json.loads(rlkit("runs", "runs/one", "--json")[1])[0]["state"] == "finished"
+
+
+def test_runs_are_filtered_sorted_and_counted_by_group(rlkit):
+    def places(*arguments):
+        code, out, err = rlkit("runs", *arguments)
+        assert (code, err) == (0, ""), err
+        return [line.split()[0].rpartition("/")[2] for line in out.splitlines()[1:] if not line.startswith("group ")]
+
+    for i, name in enumerate("abcd"):
+        config = config_of("a2c" if i < 3 else "ppo", seed=i, group=None if i == 3 else "mine/first")
+        make_run(Path("runs") / name, config=config, returns=[10.0 - i], started=BEGAN + i,
+                 state="killed" if i == 2 else "finished", parent=None if i == 3 else "9" * 32)  # fmt: skip
+    planned = [{"group": "mine/first", "environment": "CartPole-v1", "seed": seed} for seed in range(5)]
+    write_json(Path("runs/group.json"), {"format": 1, "id": "9" * 32, "name": "mine", "planned": planned})
+    assert places() == ["a", "b", "c", "d"]
+    assert places("--group", "mine") == places("--algorithm", "a2c") == ["a", "b", "c"]
+    assert places("--state", "finished", "--env", "CartPole-v1", "--where", "seed > 0") == ["b", "d"]
+    assert places("--sort", "return") == ["c", "d", "b", "a"]  # one without an evaluation at first
+    assert places("--limit", "2", "--sort", "seed") == ["c", "d"]
+    assert rlkit("runs")[1].splitlines()[-1] == "group mine: 5 runs, 2 finished, 1 killed, 2 missing"
+    assert rlkit("runs", "--state", "lost")[1] == "no run in runs, 4 without the filters\n"
+    for arguments, message in (
+        (["--where", "sed < 1"], "filter 'sed < 1': runs have no field sed; did you mean seed?"),
+        (["--sort", "sed"], "runs have no field sed; did you mean seed?"),
+        (["--group", "nobodys"], "there is no run and no group nobodys in runs"),
+        (["--limit", "0"], "--limit: should be a whole number, at least 1, not 0"),
+    ):
+        code, _, err = rlkit("runs", *arguments)
+        assert (code, err.splitlines()[0]) == (2, f"error: {message}")
 
 
 # ---- terminal, pipes, signals ----

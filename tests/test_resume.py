@@ -161,7 +161,17 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], int]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+ORDINARY = {
+    *("a2c native", "a2c sync", "a2c sync next_step", "a2c async", "a2c state of its own", "a2c normalising wrappers"),
+    *("ppo lander", "ppo state of the policy", "ppo MuJoCo", "ppo Atari", "ppo memory and mask"),
+    *("dqn prioritized", "sac", "td3 noise with memory", "reinforce"),
+}
+"""Each way of going on at least once; the other cases are further combinations of them."""
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[] if case in ORDINARY else pytest.mark.thorough) for case in CASES]
+)
 def test_a_resumed_run_comes_to_the_same_bits(case: str, runs: Runs) -> None:
     algorithm, env, total_steps = CASES[case]
     settings = {

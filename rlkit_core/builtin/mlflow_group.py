@@ -28,12 +28,11 @@ def open_group(client: Any, group: TrackedGroup, experiment_id: str) -> str:
         start = started if type(started) is int and 0 <= started < 2**63 else None
         found = client.create_run(experiment_id, start_time=start, tags=tags, run_name=group.record.name)
     run_id = str(found.info.run_id)
-    plan = _plan(group)
-    if found.data.tags.get("rlkit.planned") != plan or found.data.tags.get("rlkit.planned_runs") is None:
-        # First of all: whoever finds the tags finds the plan.
+    runs = str(len(group.record.planned))  # a plan only grows
+    if found.data.tags.get("rlkit.planned_runs") != runs:
         client.log_artifact(run_id, str(group.folder.path / "group.json"))
-        client.set_tag(run_id, "rlkit.planned_runs", str(len(group.record.planned)))
-        client.set_tag(run_id, "rlkit.planned", plan)
+        client.set_tag(run_id, "rlkit.planned", _plan(group))
+        client.set_tag(run_id, "rlkit.planned_runs", runs)
     if found.info.status != "RUNNING" and group.folder.status().get("state") == "running":
         client.update_run(run_id, status="RUNNING")
     return run_id

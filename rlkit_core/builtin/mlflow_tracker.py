@@ -1,4 +1,4 @@
-"""The MLflow tracker, and the only module that imports mlflow; runs in the tracking process."""
+"""The MLflow tracker; runs in the tracking process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from filelock import FileLock, Timeout
 from rlkit_core.builtin.mlflow_group import close_group, open_group
 from rlkit_core.builtin.trackers import MlflowConfig, resolve_uri, sqlite_path, without_password
 from rlkit_core.errors import StorageError, UsageError
+from rlkit_core.run_folder import read_json
+from rlkit_core.run_store import code_of
 from rlkit_core.tracking import Record, TrackedGroup, TrackedRun, Tracker, numbers
 
 # Before the import of mlflow. Without these, a call to a dead server takes 246 s, usage data is sent out, and
@@ -32,7 +34,7 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
-from mlflow.entities import Metric, Param
+from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from sqlalchemy import Engine, event
@@ -48,6 +50,26 @@ CALL_SIZE = 200_000
 
 PROBE_SECONDS = 3.0
 LOCK_SECONDS = 30.0
+EXPERIMENT_TAGS = {
+    # Which pages MLflow's UI has for it: those of models that are trained, not those of language models.
+    "mlflow.experimentKind": "custom_model_development",
+    # A saved view of MLflow's UI: runs of one group are one line of the table, and one line with a band in a chart.
+    "mlflow.sharedViewState.rlkit": json.dumps(
+        {
+            **{"name": "rlkit: by group", "createdAt": 0, "updatedAt": 0},
+            "state": json.dumps(
+                {
+                    "groupBy": {
+                        "aggregateFunction": "average",
+                        "groupByKeys": [{"mode": "tag", "groupByData": "group"}],
+                    },
+                    "runsHiddenMode": "SHOW_ALL",
+                }
+            ),
+        }
+    ),
+}
+"""What MLflow's UI knows about an experiment that was created here."""
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "killed": "KILLED"}
 
 
@@ -63,6 +85,7 @@ class MlflowTracker(Tracker):
         self._run_id = ""
         self._experiment_id = ""
         self._ours = ""
+        self._run: TrackedRun | None = None
         self._client: Any = None
 
     def start(self, run: TrackedRun) -> None:
@@ -78,19 +101,45 @@ class MlflowTracker(Tracker):
         name = run.ids.get("experiment") or self._config.experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME")
         name = name or f"rlkit/{run.environment or 'unknown'}"
         run.ids.update(uri=without_password(self._uri), experiment=name)
+        self._run = run
+        with self._connected() as folder:
+            self._open(run, name, _artifacts(folder, name))
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[Path | None]:
+        """With a client of the store; of a database, which nobody else creates meanwhile, it gives the folder."""
         self._probe()
         path = sqlite_path(self._uri)
         if path is None:
             self._client = MlflowClient(tracking_uri=self._uri)
-            self._open(run, name, None)
+            yield None
             return
         # Processes that create one database at the same time break it, hence the lock.
         with _creation_lock(path):
             _create_sqlite(path)
             _probe_sqlite(path)
             self._client = MlflowClient(tracking_uri=self._uri)
-            # Beside the database, wherever we run: where `mlflow ui` of that folder would put them too.
-            self._open(run, name, str(path.parent / "mlruns" / _name(name).replace("/", "_")))
+            yield path.parent
+
+    def keep(self, uri: str, experiment: str, name: str, folder: Path, tags: Mapping[str, str]) -> tuple[str, str]:
+        """Store a folder's files as a run of its own, which has ended; returns the ids of experiment and run.
+
+        Raises:
+            UsageError, StorageError, TimeoutError, ConnectionError: as `start`.
+        """
+        self._uri = uri
+        with self._connected() as below:
+            self._experiment_id = self._experiment(experiment, _artifacts(below, experiment))
+        tags = {"mlflow.source.type": "LOCAL", "mlflow.source.name": "rlkit", "mlflow.user": _user() or "", **tags}
+        kept = {_name(key): value[:LONGEST_TAG] for key, value in tags.items() if value}
+        self._run_id = self._client.create_run(self._experiment_id, tags=kept, run_name=name).info.run_id
+        try:
+            self._client.log_artifacts(self._run_id, str(folder))
+        except BaseException:
+            self._client.set_terminated(self._run_id, "FAILED")
+            raise
+        self._client.set_terminated(self._run_id, "FINISHED")
+        return self._experiment_id, self._run_id
 
     def _find_store(self, run: TrackedRun) -> str:
         """The store that the run began with, else the one that is set."""
@@ -110,7 +159,9 @@ class MlflowTracker(Tracker):
             parent = open_group(self._client, run.group, experiment_id)
             family = {"mlflow.parentRunId": parent, "rlkit.parent": run.group.record.id}
         if found is None:
-            start = int(run.folder.config_path.stat().st_mtime * 1000)
+            start = run.provenance.get("started")
+            if type(start) is not int or not 0 <= start < 2**63:
+                start = int(run.folder.config_path.stat().st_mtime * 1000)
             self._end_predecessor(run)
             found = self._client.create_run(
                 experiment_id, start_time=start, tags=_tags(run) | family, run_name=run.name
@@ -144,7 +195,7 @@ class MlflowTracker(Tracker):
         found = self._client.get_experiment_by_name(name)
         if found is None:
             try:
-                return str(self._client.create_experiment(name, artifact_location=artifacts))
+                return str(self._client.create_experiment(name, artifact_location=artifacts, tags=EXPERIMENT_TAGS))
             except MlflowException:
                 # Someone else may have created it meanwhile.
                 found = self._client.get_experiment_by_name(name)
@@ -198,6 +249,9 @@ class MlflowTracker(Tracker):
             # A server that is slow, or whose answer is lost, creates a run as often as it is asked to.
             if double.info.run_id != self._run_id and double.info.status == "RUNNING" and not double.data.metrics:
                 self._client.delete_run(double.info.run_id)
+        if self._run is not None:
+            tags = [RunTag(key, value) for key, value in _reached(self._run, state).items()]
+            self._client.log_batch(self._run_id, tags=tags)
         self._client.set_terminated(self._run_id, STATUS.get(state, "FAILED"), time)
 
     def finish_group(self, group: TrackedGroup, state: str, time: int) -> None:
@@ -206,34 +260,43 @@ class MlflowTracker(Tracker):
         close_group(self._client, group, self._experiment_id, STATUS.get(state, "FAILED"), time)
 
     def _probe(self) -> None:
-        """Ask a server whether it is there: MLflow itself asks a dead or silent one much longer.
+        probe(self._uri)
 
-        Raises:
-            ConnectionError: it is not, or answers with a server error.
-        """
-        parts = urllib.parse.urlsplit(self._uri)
-        if parts.scheme not in ("http", "https"):
+
+def probe(uri: str) -> None:
+    """Ask a server whether it is there: MLflow itself asks a dead or silent one much longer.
+
+    Raises:
+        ConnectionError: it is not, or answers with a server error.
+    """
+    parts = urllib.parse.urlsplit(uri)
+    if parts.scheme not in ("http", "https"):
+        return
+    address = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=parts.path.rstrip("/") + "/health")
+    shown = without_password(uri)
+    try:
+        with urllib.request.urlopen(address.geturl(), timeout=PROBE_SECONDS):
             return
-        address = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=parts.path.rstrip("/") + "/health")
-        shown = without_password(self._uri)
-        try:
-            with urllib.request.urlopen(address.geturl(), timeout=PROBE_SECONDS):
-                return
-        except urllib.error.HTTPError as error:
-            # Any other answer, such as 401 or 404 from a gateway, is one: what it means is MLflow's business.
-            if error.code >= 500:
-                raise ConnectionError(f"{shown} answers {error.code} {error.reason}") from error
-        except urllib.error.URLError as error:
-            if isinstance(error.reason, ssl.SSLError):
-                return
-            if isinstance(error.reason, TimeoutError):
-                raise ConnectionError(f"{shown} does not answer within {PROBE_SECONDS:.0f} s") from error
-            reason = getattr(error.reason, "strerror", None) or error.reason
-            raise ConnectionError(f"{shown} cannot be reached: {reason}") from error
-        except TimeoutError as error:
+    except urllib.error.HTTPError as error:
+        # Any other answer, such as 401 or 404 from a gateway, is one: what it means is MLflow's business.
+        if error.code >= 500:
+            raise ConnectionError(f"{shown} answers {error.code} {error.reason}") from error
+    except urllib.error.URLError as error:
+        if isinstance(error.reason, ssl.SSLError):
+            return
+        if isinstance(error.reason, TimeoutError):
             raise ConnectionError(f"{shown} does not answer within {PROBE_SECONDS:.0f} s") from error
-        except (OSError, ValueError) as error:
-            raise ConnectionError(f"{shown} cannot be reached: {error}") from error
+        reason = getattr(error.reason, "strerror", None) or error.reason
+        raise ConnectionError(f"{shown} cannot be reached: {reason}") from error
+    except TimeoutError as error:
+        raise ConnectionError(f"{shown} does not answer within {PROBE_SECONDS:.0f} s") from error
+    except (OSError, ValueError) as error:
+        raise ConnectionError(f"{shown} cannot be reached: {error}") from error
+
+
+def _artifacts(folder: Path | None, experiment: str) -> str | None:
+    """Where an experiment's files go: beside the database, where `mlflow ui` of that folder would put them too."""
+    return None if folder is None else str(folder / "mlruns" / _name(experiment).replace("/", "_"))
 
 
 @contextlib.contextmanager
@@ -343,6 +406,8 @@ def _tags(run: TrackedRun) -> dict[str, str]:
         "preset": origin.get("preset"),
         "rlkit.run_id": origin.get("run_id"),
         "rlkit.run_dir": run.folder.path.absolute(),
+        "rlkit.host": _dict(origin.get("machine")).get("host"),
+        "rlkit.parent": origin.get("parent"),
         "mlflow.source.type": "LOCAL",
         "mlflow.source.name": origin.get("command") or "rlkit",
         "mlflow.user": _user(),
@@ -353,6 +418,8 @@ def _tags(run: TrackedRun) -> dict[str, str]:
     for plugin in origin.get("plugins") or []:
         if isinstance(plugin, dict) and plugin.get("distribution"):
             tags[f"plugin.{plugin['distribution']}"] = plugin.get("version") or "?"
+    for module, digest in code_of(origin).items():
+        tags[f"code.{module}"] = digest
     git = _dict(origin.get("git"))
     if git.get("commit"):
         tags["mlflow.source.git.commit"] = git["commit"]
@@ -368,6 +435,19 @@ def _resumed(run: TrackedRun) -> dict[str, str]:
     if "resumed_from" in run.ids:
         tags["resumed_from"] = run.ids["resumed_from"]
     return tags
+
+
+def _reached(run: TrackedRun, state: str) -> dict[str, str]:
+    """Tags of a run that has ended: what MLflow's own status does not say, as its record has it now."""
+    try:
+        result, config = _dict(run.folder.status().get("result")), _dict(read_json(run.folder.config_path))
+    except StorageError:
+        result, config = {}, {}
+    # Another budget than it began with is no parameter: MLflow refuses to change one.
+    tags = {"state": state, "budget": config.get("total_steps")}
+    if state in ("finished", "interrupted"):
+        tags |= {"steps": result.get("steps"), "reached": result.get("reached")}
+    return {f"rlkit.{key}": str(value)[:LONGEST_TAG] for key, value in tags.items() if value not in (None, "")}
 
 
 def _dict(value: Any) -> dict[str, Any]:

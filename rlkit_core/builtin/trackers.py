@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field, field_validator
 
-from rlkit_core.component import TrackerConfig
+from rlkit_core.component import TrackerConfig, Viewer
 from rlkit_core.errors import StorageError, UsageError
 
 if TYPE_CHECKING:
+    from rlkit_core.run_store import RunStore
     from rlkit_core.tracking import Tracker
 
 DEFAULT_URI = "sqlite:///mlflow.db"
@@ -78,6 +80,38 @@ class MlflowConfig(TrackerConfig):
         if uri == resolve_uri(DEFAULT_URI, {}, here) and not _opens_something_else(here, environ):
             return "mlflow ui"
         return f"mlflow ui --backend-store-uri {shlex.quote(without_password(uri))}"
+
+    def open_store(self, environ: Mapping[str, str]) -> RunStore:
+        """The store's runs, those of other tools too; a path alone is that of a database."""
+        from rlkit_core.builtin.mlflow_store import MlflowStore
+
+        return MlflowStore(self._store(environ))
+
+    def viewer(self, environ: Mapping[str, str], port: int) -> Viewer:
+        """`mlflow ui`, small: one worker, no processes for jobs; or the server that there is."""
+        uri = self._store(environ)
+        what = f"MLflow, with {without_password(uri)},"
+        if uri.startswith(("http://", "https://")):
+            return Viewer(what, without_password(uri))
+        path = sqlite_path(uri)
+        if path is not None and not path.is_file():
+            raise UsageError(
+                f"there is no store {uri}\n"
+                "`rlkit run` makes it; name another one with --store, or set MLFLOW_TRACKING_URI"
+            )
+        options = ("--host", "127.0.0.1", "--port", str(port), "--workers", "1")
+        command = (sys.executable, "-P", "-m", "mlflow", "ui", *options)
+        settings = {
+            "MLFLOW_BACKEND_STORE_URI": uri,  # not as an argument: others see those, and it may hold a password
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        }
+        # Beside the database: what is uploaded to the server goes into a folder there.
+        return Viewer(what, f"http://127.0.0.1:{port}", command, settings, Path.cwd() if path is None else path.parent)
+
+    def _store(self, environ: Mapping[str, str]) -> str:
+        uri = f"sqlite:///{self.uri}" if self.uri and ":" not in self.uri else self.uri
+        return resolve_uri(uri, environ, Path.cwd())
 
 
 def _opens_something_else(folder: Path, environ: Mapping[str, str]) -> bool:

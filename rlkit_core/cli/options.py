@@ -24,8 +24,9 @@ from rlkit_core.registry import Registry
 
 SettingPath = tuple[str, ...]
 OWN = (
-    *("config", "preset", "run-dir", "init-from", "print-config", "progress", "debug", "help", "plugin", "no-plugins"),
-    *("trials", "seeds-per-trial", "report-seeds", "jobs", "by", "pruner", "space", "print-space", "output"),
+    *("config", "preset", "seeds", "jobs", "run-dir", "init-from", "print-config", "progress", "profile"),
+    *("trials", "seeds-per-trial", "report-seeds", "by", "pruner", "space", "print-space", "output"),
+    *("debug", "help", "plugin", "no-plugins"),
 )
 """Options of the commands themselves, which no setting can have."""
 
@@ -75,6 +76,7 @@ class Plan:
         preset_layer: its settings.
         settings: every setting with its option.
         chosen: settings of slots that options give.
+        several: whether it is a run for each of several seeds.
     """
 
     algorithm: str
@@ -86,6 +88,7 @@ class Plan:
     preset_layer: Data = field(default_factory=dict)
     settings: list[Setting] = field(default_factory=list)
     chosen: set[SettingPath] = field(default_factory=set)
+    several: bool = False
 
     def default_word(self, path: SettingPath) -> str:
         """What help calls the value of a slot's setting."""
@@ -93,8 +96,8 @@ class Plan:
 
     @property
     def base(self) -> Data:
-        """The lowest layer: which algorithm it is."""
-        return {"algorithm": {"name": self.algorithm}}
+        """The lowest layer: which algorithm it is, and for several runs, that their budgets are equal."""
+        return {"algorithm": {"name": self.algorithm}, **({"stop_at": "never"} if self.several else {})}
 
     def flag(self, path: SettingPath) -> str | None:
         """The option of a setting; for a part that is not there under its name, the option that chooses it."""
@@ -116,7 +119,7 @@ def make_plan(algorithm: str, registry: Registry, arguments: Sequence[str]) -> P
     registry.check_required(layer.pop("requires", None))
     cls = registry.get("algorithm", algorithm)
     assert issubclass(cls, AlgorithmConfig)
-    plan = Plan(algorithm, cls, registry, file=file)
+    plan = Plan(algorithm, cls, registry, file=file, several=last_value(arguments, "--seeds") is not None)
     if plan.file is not None:
         plan.file_layer = _for_algorithm(layer, plan)
     draft = _draft(plan, arguments)
@@ -126,8 +129,44 @@ def make_plan(algorithm: str, registry: Registry, arguments: Sequence[str]) -> P
     plan.preset, plan.preset_layer = choose_preset(cls, env_id if isinstance(env_id, str) else None, named, registry)
     if plan.preset_layer:
         draft = _draft(plan, arguments)
-    plan.settings = list(_settings(draft, plan))
+    plan.settings = [*_settings(draft, plan), *executor_settings(registry, arguments)]
     return plan
+
+
+EXECUTOR = "processes"
+"""What computes several runs where nothing is said; looked up in the registry like any other."""
+
+
+def executor_settings(registry: Registry, arguments: Sequence[str]) -> list[Setting]:
+    """The option that chooses an executor, and those of the executor that it chooses.
+
+    Raises:
+        UsageError: there is no such executor.
+        PluginError: the plugin that offers it is broken.
+    """
+    named = last_value(arguments, "--executor")
+    if named is None and not registry.names("executor"):
+        return []
+    cls = registry.get("executor", named or EXECUTOR)
+    draft, group = Draft(cls, registry), f"Executor {cls.name}"
+    default = f"[{'default' if named is None else 'here'} {cls.name}]"
+    text = "what computes the runs of a group"
+    choice = Setting(("executor", "name"), "--executor", text, default, Form((), (str,), False), group, "executor")
+    return [
+        choice,
+        *(_field_setting(("executor", name), info, draft, group) for name, info in cls.model_fields.items()),
+    ]
+
+
+def build_executor(given: Mapping[Setting, Sequence[str]], registry: Registry, problems: Problems) -> Component | None:
+    """The executor's config from its options, or None where there are problems."""
+    layer = flags_layer({s: texts for s, texts in given.items() if s.path[0] == "executor"}, problems)
+    data = layer.get("executor", {})
+    draft = Draft(registry.get("executor", str(data.pop("name", EXECUTOR))), registry)
+    draft.apply(data, ("executor",), problems)
+    config = draft.build(("executor",), problems)
+    assert config is None or isinstance(config, Component)
+    return config
 
 
 def file_algorithm(data: Mapping[str, Any]) -> str | None:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import shlex
 import signal
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
+from rlkit_core.cli.group import GroupCommand, go_on
 from rlkit_core.cli.root import CONTEXT, AtLeast, common_options
-from rlkit_core.errors import ResumeRefused
+from rlkit_core.errors import ResumeRefused, UsageError
 
 
 @click.command(
     "resume",
+    cls=GroupCommand,
     context_settings=CONTEXT,
     help="Go on with a run from its last checkpoint, to the same bits as if it had never stopped. "
-    "One that has finished is left alone, or goes on with more --total-steps.",
+    "One that has finished is left alone, or goes on with more --total-steps. Of a group's folder, as --seeds and "
+    "rlkit sweep leave it, what is missing is computed.",
 )
-@click.argument("run", metavar="RUN")
+@click.argument("run", metavar="RUN|GROUP")
 @click.option("--total-steps", type=AtLeast(1), metavar="INT", help="another budget in environment steps")
 @click.option("--checkpoint", type=AtLeast(0), metavar="STEP", help="go on from this checkpoint; default: the last one")
 @click.option(
@@ -36,17 +40,38 @@ from rlkit_core.errors import ResumeRefused
     metavar="MODE",
     help="what is shown meanwhile [auto, rich, plain, none; default auto]",
 )
+@click.option(
+    "--jobs", type=AtLeast(1), metavar="INT", help="of a group: runs computed at the same time; default: the cores"
+)
 @click.option("--profile", is_flag=True, help="print at the end what the time of training was spent on")
+@click.pass_context
 def command(
+    ctx: click.Context,
     run: str,
     total_steps: int | None,
     checkpoint: int | None,
     allow_drift: bool,
     imports: tuple[str, ...],
     progress: str,
+    jobs: int | None,
     profile: bool,
 ) -> int:
     """Resume, and report as `rlkit run` does."""
+    from rlkit_core.group_folder import is_group
+
+    command = ctx.command
+    assert isinstance(command, GroupCommand)
+    if is_group(Path(run)):
+        wrong = {"--total-steps": total_steps, "--checkpoint": checkpoint, "--profile": profile or None}
+        wrong["--allow-drift"] = allow_drift or None
+        for flag in [flag for flag, value in wrong.items() if value is not None]:
+            raise UsageError(
+                f"{flag} is for one run, and {run} is a group of them\nresume a run of it by its own folder"
+            )
+        return go_on(run, command.chosen_executor(), jobs, imports, progress)
+    if jobs is not None or command.executor_given:
+        flag = "--jobs" if jobs is not None else command.executor_given[0]
+        raise UsageError(f"{flag} is for a group of runs, and {run} is none\nleave it out")
     from rlkit_core.cli.run import report
     from rlkit_core.evaluation import open_run
     from rlkit_core.run_folder import RunFolder
@@ -64,7 +89,7 @@ def command(
             profile=profile,
         )
     except ResumeRefused as refused:
-        _show(refused.differences)
+        show_differences(refused.differences)
         raise
     if finished:
         click.echo(f"{run} has finished after {result.steps:,} steps: nothing to do")
@@ -74,7 +99,7 @@ def command(
     return 0 if result.signal is None else 128 + signal.Signals(result.signal)
 
 
-def _show(differences: Sequence[tuple[str, str, str, bool]]) -> None:
+def show_differences(differences: Sequence[tuple[str, str, str, bool]]) -> None:
     """A table of what is other than it was."""
     rows = [("", "then", "now", ""), *((what, then, now, "changes results" if changes else "")
             for what, then, now, changes in differences)]  # fmt: skip

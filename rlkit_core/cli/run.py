@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from rlkit_core.cli.group import compute_plan, executor_of, jobs_option, parse_seeds
 from rlkit_core.cli.options import (
     Plan,
     Setting,
@@ -129,8 +130,10 @@ class AlgorithmCommand(click.Command):
         """Train."""
         assert self.plan is not None
         own = ctx.params
-        given = self.given(ctx)
+        all_given = self.given(ctx)
+        given = {setting: texts for setting, texts in all_given.items() if setting.path[0] != "executor"}
         config, preset = configure_plan(self.plan, given, own["preset"])
+        seeds = self._seeds(config, own["seeds"], given)
         if own["print_config"] is not None:
             from rlkit_core.cli.toml import as_json, as_toml
 
@@ -139,6 +142,26 @@ class AlgorithmCommand(click.Command):
         # Modules in the working folder count only where they are named here: a file must not make code run.
         named_here = any(setting.path == ("imports",) for setting in given)
         import_modules(config.imports, from_here=named_here)
+        if seeds is not None:
+            if own["profile"]:
+                raise UsageError("--profile measures one run\nleave it out, or --seeds")
+            executor = executor_of(all_given, self.registry)
+            source = None if own["init_from"] is None else _run_folder(own["init_from"])
+            from rlkit_core.group import PlanEntry
+
+            plan = [PlanEntry(config.model_copy(update={"seed": seed}), preset, init_from=source) for seed in seeds]
+            return compute_plan(
+                None if own["run_dir"] is None else Path(own["run_dir"]),
+                config.resolved_group,
+                plan,
+                self.registry,
+                executor,
+                own["jobs"],
+                config.imports if named_here else (),
+                own["progress"],
+            )
+        for flag in ["--jobs"] * (own["jobs"] is not None) + [s.flag for s in all_given if s not in given]:
+            raise UsageError(f"{flag} is for several runs\ngive --seeds, too, such as --seeds 10")
 
         from rlkit_core.training import run
 
@@ -153,6 +176,17 @@ class AlgorithmCommand(click.Command):
         )
         report(config, result)
         return 0 if result.signal is None else 128 + result.signal
+
+    @staticmethod
+    def _seeds(config: RunConfig, text: str | None, given: Mapping[Setting, Sequence[str]]) -> list[int] | None:
+        """The seeds of `--seeds`, or None where it is one run."""
+        if text is None:
+            return None
+        start = config.seed if any(setting.path == ("seed",) for setting in given) else None
+        try:
+            return parse_seeds(text, start)
+        except ValueError as error:
+            raise UsageError(f"--seeds: {error}") from None
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """`Usage: rlkit run a2c --env ID [OPTIONS]`."""
@@ -215,7 +249,18 @@ def _own_options(plan: Plan) -> list[click.Parameter]:
             metavar="NAME",
             help=f"named settings below those of the file; default: the one made for the environment, if any {choice}",
         ),
-        click.Option(["--run-dir"], metavar="DIR", help="where the run goes; default: a new folder in runs/"),
+        click.Option(
+            ["--seeds"],
+            metavar="N",
+            help="a run for each of N seeds, from --seed on, or of a list such as 0-4,7, all in one group's folder; "
+            "--stop-at is never then, unless it is given, and started again it goes on with what is missing",
+        ),
+        jobs_option(", with --seeds"),
+        click.Option(
+            ["--run-dir"],
+            metavar="DIR",
+            help="where the run goes; default: a new folder in runs/, with --seeds the one of the --group",
+        ),
         click.Option(["--init-from"], metavar="RUN", help="run whose last policy this one starts from"),
         click.Option(
             ["--print-config"],
@@ -252,6 +297,12 @@ def configure_plan(
     if problems:
         raise explain(problems, plan, given)
     return config, name
+
+
+def _run_folder(path: str) -> Path:
+    from rlkit_core.run_folder import RunFolder
+
+    return RunFolder.open(path).path
 
 
 def report(config: RunConfig, result: Result) -> None:

@@ -1,100 +1,143 @@
-"""`rlkit runs`: the runs of a folder, and how they stand."""
+"""`rlkit runs`: stored runs, and how they stand."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
+import math
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import click
 
-from rlkit_core.cli.root import CONTEXT, common_options
-from rlkit_core.errors import StorageError, UsageError
-from rlkit_core.run_folder import RunFolder, last_record, read_json
+from rlkit_core.cli.root import CONTEXT, AtLeast, common_options
+from rlkit_core.errors import UsageError
+from rlkit_core.run_filter import full_name, matching, parse_filter, value_of
+from rlkit_core.run_store import FolderStore, RunStore, StoredGroup, StoredRun, default_group, open_store
 
-COLUMNS = ("run", "state", "algorithm", "env", "seed", "steps", "return")
+NUMBERS = ("seed", "steps", "return")
+"""Columns that are set to the right."""
 
 
 @click.command(
     "runs",
     context_settings=CONTEXT,
-    help="List the runs of a folder (default: runs), and how each stands: running, finished, interrupted, failed, "
-    "or killed, where its process is gone without a word.",
+    help="List runs, the newest last, and how each stands: running, finished, interrupted, failed, killed, lost (its "
+    "process is gone without a word) or damaged (its files cannot be read). They are read from run folders below "
+    "FOLDER (default: runs), or with --store from where they were sent.",
 )
-@click.argument("folder", metavar="[FOLDER]", default="runs")
+@click.argument("folder", metavar="[FOLDER]", required=False)
+@click.option(
+    "--store",
+    is_flag=False,
+    flag_value="",
+    metavar="[URI]",
+    help="read the runs from this store instead; without URI from the one that `rlkit run` sends to",
+)
+@click.option("--group", metavar="NAME", help="only runs of this group, of groups below it, or of this experiment")
+@click.option("--state", metavar="STATE", help="only runs that stand so")
+@click.option("--algorithm", metavar="NAME", help="only runs of this algorithm")
+@click.option("--env", metavar="ID", help="only runs in this environment")
+@click.option("--where", metavar="FILTER", help='only runs of which this is true, such as "seed < 5 and return >= 400"')
+@click.option("--sort", metavar="FIELD", default="started", help="by what they are sorted [default started]")
+@click.option("--limit", type=AtLeast(1), metavar="INT", help="only so many, the last ones")
 @click.option("--json", "as_json", is_flag=True, help="print it as JSON")
-def command(folder: str, as_json: bool) -> None:
-    """Print a table, the oldest run first."""
-    top = Path(folder)
-    if not top.is_dir():
-        raise UsageError(
-            f"there is no folder {folder}\ngive the one that holds the runs; `rlkit run` makes them in runs/"
-        )
-    rows = list(_rows(top))
+def command(
+    folder: str | None,
+    store: str | None,
+    group: str | None,
+    state: str | None,
+    algorithm: str | None,
+    env: str | None,
+    where: str | None,
+    sort: str,
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    """Print a table, and below it how complete groups of runs are."""
+    if folder is not None and store is not None:
+        raise UsageError("runs are read from a folder or from a store\nleave out FOLDER, or --store")
+    conditions = () if where is None else parse_filter(where)
+    field = full_name(sort)
+    source: RunStore = FolderStore(folder or "runs") if store is None else open_store(store or None, os.environ)
+    found = source.runs([] if group is None else [group])
+    runs = matching(found, conditions)
+    for wanted, name in ((state, "state"), (algorithm, "algorithm"), (env, "environment")):
+        if wanted is not None:
+            runs = [run for run in runs if getattr(run, name) == wanted]
+    if field != "started":  # they come by it
+        runs.sort(key=lambda run: _order(value_of(run, field)))
+    runs = runs[-limit:] if limit is not None else runs
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        click.echo(json.dumps([_as_json(run) for run in runs], indent=2))
         return
-    if not rows:
-        click.echo(f"no run in {folder}")
+    if not runs:
+        where_from = folder or "runs" if store is None else store or "the store"
+        click.echo(f"no run in {where_from}" + (f", {len(found)} without the filters" if found else ""))
         return
-    table = [COLUMNS, *(tuple(_text(row[column], column) for column in COLUMNS) for row in rows)]
-    widths = [max(len(line[i]) for line in table) for i in range(len(COLUMNS))]
-    for line in table:
-        cells = (
-            text.rjust(width) if COLUMNS[i] in ("seed", "steps", "return") else text.ljust(width)
-            for i, (text, width) in enumerate(zip(line, widths, strict=True))
-        )
-        click.echo("  ".join(cells).rstrip())
+    click.echo("\n".join(_table(runs)))
+    parents = {run.parent for run in runs}
+    for line in [_line(one, found) for one in source.groups() if one.parent in parents]:
+        click.echo(line)
 
 
-def _rows(top: Path) -> Iterator[dict[str, Any]]:
-    found = sorted(
-        (path.parent for path in (*top.glob("config.json"), *top.glob("*/config.json"))),
-        key=lambda path: ((path / "config.json").stat().st_mtime, path.name),
-    )
-    for path in found:
-        yield _row(RunFolder(path))
+def _order(value: Any) -> tuple[int, Any]:
+    """By what a field's values are sorted: those that are not there first, then numbers, then texts."""
+    if isinstance(value, (int, float)):
+        return (1, value) if not math.isnan(value) else (0, 0)
+    return (0, 0) if value is None else (2, str(value))
 
 
-def _row(folder: RunFolder) -> dict[str, Any]:
-    """A run as far as its files can be read."""
-    try:
-        status = folder.status()
-        state = "killed" if folder.is_orphaned() else str(status.get("state", "?"))
-    except StorageError:
-        status, state = {}, "damaged"
-    try:
-        config = read_json(folder.config_path)
-    except StorageError:
-        config = None
-    config = config if isinstance(config, dict) else {}
-    result = status.get("result")
-    result = result if isinstance(result, dict) else {}
-    steps, value = result.get("steps"), result.get("evaluation_return")
-    if not result:
-        record = last_record(folder.journal_path)
-        steps = None if record is None else record["step"]
-    return {
-        "run": str(folder.path),
-        "state": state,
-        "algorithm": _name(config.get("algorithm"), "name"),
-        "env": _name(config.get("env"), "id"),
-        "seed": config.get("seed") if type(config.get("seed")) is int else None,
-        "steps": steps if type(steps) is int else None,
-        "return": value if type(value) in (int, float) else None,
+def _table(runs: Sequence[StoredRun]) -> list[str]:
+    columns = {
+        "run": [run.place for run in runs],
+        "name": [run.name for run in runs],
+        "state": [run.state for run in runs],
+        "algorithm": [run.algorithm for run in runs],
+        "env": [run.environment for run in runs],
+        "seed": [run.seed for run in runs],
+        "group": [run.group for run in runs],
+        "steps": [None if run.steps is None else f"{run.steps:,}" for run in runs],
+        "return": [None if (value := run.final.get("return")) is None else f"{value:.1f}" for run in runs],
     }
+    if all(run.name == run.place.rpartition("/")[2] for run in runs):
+        del columns["name"]
+    if all(run.group in ("", default_group(run.algorithm, run.environment)) for run in runs):
+        del columns["group"]
+    cells = {name: [name, *(_text(value) for value in values)] for name, values in columns.items()}
+    widths = {name: max(map(len, texts)) for name, texts in cells.items()}
+    return [
+        "  ".join(
+            texts[i].rjust(widths[name]) if name in NUMBERS else texts[i].ljust(widths[name])
+            for name, texts in cells.items()
+        ).rstrip()
+        for i in range(len(runs) + 1)
+    ]
 
 
-def _name(part: Any, key: str) -> str | None:
-    name = part.get(key) if isinstance(part, dict) else part
-    return name if isinstance(name, str) else None
+def _text(value: Any) -> str:
+    """A cell: what others wrote may hold anything, so nothing that moves the cursor."""
+    text = "-" if value in (None, "") else str(value)
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
-def _text(value: Any, column: str) -> str:
-    if value is None:
-        return "-"
-    return f"{value:,}" if column == "steps" else f"{value:.1f}" if column == "return" else str(value)
+def _line(group: StoredGroup, runs: Sequence[StoredRun]) -> str:
+    """How complete a group of runs is."""
+    own = [run for run in runs if run.parent == group.parent]
+    states = Counter(run.state for run in own)
+    missing = set(group.planned) - {(run.group, run.environment, run.seed) for run in own}
+    parts = [f"{number} {state}" for state, number in states.items()] + [f"{len(missing)} missing"] * bool(missing)
+    return _text(f"group {group.name}: {len(group.planned) or len(own)} runs, {', '.join(parts)}")
+
+
+def _as_json(run: StoredRun) -> dict[str, Any]:
+    """A run as JSON; numbers that are not finite are null there."""
+    fields = {key: value for key, value in asdict(run).items() if key != "curves"}
+    final = {key: value if math.isfinite(value) else None for key, value in run.final.items()}
+    place, environment = fields.pop("place"), fields.pop("environment")
+    return {"run": place, **fields, "env": environment, "final": final, "return": final.get("return")}
 
 
 command.params.extend(common_options())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from rlkit_core.cli.group import check_environments, executor_of, progress_option
 from rlkit_core.cli.options import Plan, Setting
 from rlkit_core.cli.root import CONTEXT, AtLeast, common_options
 from rlkit_core.cli.run import AlgorithmCommand, Algorithms, configure_plan
@@ -44,7 +45,8 @@ class TuneCommand(AlgorithmCommand):
     def invoke(self, ctx: click.Context) -> int:
         """Search."""
         assert self.plan is not None
-        own, given = ctx.params, self.given(ctx)
+        own, all_given = ctx.params, self.given(ctx)
+        given = {setting: texts for setting, texts in all_given.items() if setting.path[0] != "executor"}
         fixed = {setting.path for setting in given}
         if any(setting.path == ("stop_at",) and [*texts][-1:] != ["never"] for setting, texts in given.items()):
             raise UsageError(
@@ -65,6 +67,7 @@ class TuneCommand(AlgorithmCommand):
             return 0
         named_here = any(setting.path == ("imports",) for setting in given)
         import_modules(config.imports, from_here=named_here)
+        check_environments([config])
         # Now rather than after hours.
         output = Path(own["output"])
         _check_writable(output)
@@ -72,7 +75,7 @@ class TuneCommand(AlgorithmCommand):
         from rlkit_core.tuning import Plan as Searching
         from rlkit_core.tuning import search_seeds, tune
 
-        executor = self.registry.get("executor", "processes")
+        executor = executor_of(all_given, self.registry)
         plan = Searching(
             config, space, search_seeds(config.seed, own["seeds_per_trial"]), by=own["by"], pruner=own["pruner"]
         )
@@ -81,7 +84,7 @@ class TuneCommand(AlgorithmCommand):
         outcome = tune(
             plan,
             self.registry,
-            lambda: executor().build(own["jobs"]),  # type: ignore[attr-defined]
+            lambda: executor.build(own["jobs"]),
             trials=own["trials"],
             jobs=own["jobs"],
             report_seeds=own["report_seeds"],
@@ -129,7 +132,12 @@ def _own_options(preset_names: str) -> list[click.Parameter]:
             "report [at least 0; default 5]",
         ),
         click.Option(
-            ["--jobs"], type=AtLeast(1), default=1, metavar="N", help="runs at the same time [at least 1; default 1]"
+            ["--jobs"],
+            type=AtLeast(1),
+            default=1,
+            metavar="N",
+            help="trials at the same time, of which each has one run at a time; with more than one, what is tried also "
+            "depends on which trial ends first [at least 1; default 1]",
         ),
         click.Option(
             ["--by"],
@@ -162,14 +170,7 @@ def _own_options(preset_names: str) -> list[click.Parameter]:
             default="tuned.toml",
             help="where the best settings are written, for rlkit run --config [default tuned.toml]",
         ),
-        click.Option(
-            ["--progress"],
-            type=click.Choice(["auto", "rich", "plain", "none"]),
-            default="auto",
-            metavar="MODE",
-            help="what is shown meanwhile: rich: a live table; plain: a line now and then; auto: rich on a terminal, "
-            "else plain [auto, rich, plain, none; default auto]",
-        ),
+        progress_option(),
         *common_options(),
     ]
 

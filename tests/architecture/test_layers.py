@@ -20,13 +20,25 @@ PLUGINS = ROOT / "plugins"
 
 # From the lowest to the highest. A module imports from lower layers only, not from its own.
 LAYERS = [
-    {"errors", "installed", "signals", "statistics"},
-    {"seeding", "rollout", "component", "hookspecs", "environment_state"},
+    {"errors", "figures", "installed", "signals", "statistics"},
+    {"seeding", "rollout", "component", "hookspecs", "environment_state", "charts"},
     {"exploration", "policy", "returns", "network", "environment", "config", "progress", "run_folder"},
     {"collector", "group_folder", "learner", "registry"},
-    {"presets", "provenance", "tracking", "stored_policy", "checkpoint", "drift", "profiling", "scaffold"},
+    {
+        "presets",
+        "provenance",
+        "tracking",
+        "stored_policy",
+        "checkpoint",
+        "drift",
+        "profiling",
+        "run_filter",
+        "scaffold",
+    },
     {"run_store", "executor", "search_space"},
-    {"evaluation", "continuation", "doctor"},
+    {"refusals"},
+    {"comparison"},
+    {"evaluation", "continuation", "doctor", "report", "sweep", "verification"},
     {"training"},
     {"group"},
     {"tuning"},
@@ -49,7 +61,7 @@ FOR_PLUGINS = {
         "policy",
         "returns",
     ),
-    *("rollout", "seeding", "testing", "tracking", "builtin"),
+    *("rollout", "run_store", "seeding", "testing", "tracking", "builtin"),
     *("executor", "group"),  # what an executor gets, and what its processes call
 }
 # The built-in parts are plugins that come along; these three help them with texts and files.
@@ -212,8 +224,10 @@ def test_plugins_import_public_names_built_in_parts_and_no_other_plugin() -> Non
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
-        ("mlflow", {"rlkit_core/builtin/mlflow_tracker.py"}),
+        ("mlflow", {"rlkit_core/builtin/mlflow_store.py", "rlkit_core/builtin/mlflow_tracker.py"}),
         ("tensorboard", {"rlkit_core/builtin/tensorboard_tracker.py"}),
+        ("matplotlib", {"rlkit_core/figures.py"}),
+        ("plotly", {"rlkit_core/figures.py"}),
         ("pluggy", {"rlkit_core/hookspecs.py", "rlkit_core/registry.py"}),
         ("hypothesis", {"rlkit_core/testing/strategies.py"}),
     ],

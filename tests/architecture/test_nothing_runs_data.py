@@ -74,15 +74,18 @@ def test_no_shipped_file_runs_data(file: Path) -> None:
 
 
 def test_yaml_is_loaded_by_the_one_loader_that_makes_no_objects() -> None:
-    """`yaml.load` takes the class of that name in `config.py`, which is a SafeLoader."""
+    """`yaml.load` takes the class of that name in `config.py`, a SafeLoader, by libyaml where there is that."""
     using = [file for file in SHIPPED if "yaml.load(" in file.read_text(encoding="utf-8")]
     assert [file.name for file in using] == ["config.py"]
-    classes = [
-        node for node in ast.walk(ast.parse(using[0].read_text(encoding="utf-8"))) if isinstance(node, ast.ClassDef)
+    nodes = list(ast.walk(ast.parse(using[0].read_text(encoding="utf-8"))))
+    classes = [node for node in nodes if isinstance(node, ast.ClassDef) and node.name == "Loader"]
+    assert [ast.unparse(base) for node in classes for base in node.bases] == ["safe_loader"]
+    loaders = [
+        ast.unparse(node.value)
+        for node in nodes
+        if isinstance(node, ast.AnnAssign) and ast.unparse(node.target) == "safe_loader" and node.value is not None
     ]
-    assert [ast.unparse(base) for node in classes if node.name == "Loader" for base in node.bases] == [
-        "yaml.SafeLoader"
-    ]
+    assert loaders == ["getattr(yaml, 'CSafeLoader', yaml.SafeLoader)"]
 
 
 @pytest.mark.parametrize(

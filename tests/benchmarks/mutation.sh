@@ -19,6 +19,7 @@ only_mutate = rlkit_core/returns.py
 pytest_add_cli_args =
     -q
     -x
+    -n0
     -p
     no:cacheprovider
 pytest_add_cli_args_test_selection = tests

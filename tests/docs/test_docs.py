@@ -70,7 +70,19 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(map(runs, blocks(page)))], ids=shown)
+def thorough(page: Path) -> bool:
+    """Whether a page is one of many alike: each algorithm has one, and each part that comes along."""
+    return page.parent.name in ("algorithms", "components") and "a2c" not in page.name
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=shown(page), marks=pytest.mark.thorough if thorough(page) else [])
+        for page in PAGES
+        if any(map(runs, blocks(page)))
+    ],
+)
 def test_what_a_page_shows_works(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -6,6 +6,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import pytest
 from gymnasium import spaces
 from learning_cases import fit, one_thread  # noqa: F401
 
@@ -72,5 +73,6 @@ def test_ppo_learns_from_images() -> None:
     assert score("ppo", "test/WhichSide-v0", 8_000, learning_rate=2e-3, epochs=4) > 0.9
 
 
+@pytest.mark.thorough
 def test_dqn_learns_from_a_replay_of_images_and_vectors() -> None:
     assert score("dqn", "test/WhichSideSwitched-v0", 4_000, warmup_steps=200, learning_rate=2e-3) > 0.9

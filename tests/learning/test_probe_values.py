@@ -54,7 +54,12 @@ def values(learner: Any, obs: torch.Tensor) -> torch.Tensor:
 # The contract tests learn on the others.
 @pytest.mark.parametrize(
     "probe",
-    [probes.ObservationReward, probes.TwoSteps, probes.Identity, probes.RewardForEver],
+    [
+        probes.TwoSteps,
+        probes.RewardForEver,
+        pytest.param(probes.ObservationReward, marks=pytest.mark.thorough),
+        pytest.param(probes.Identity, marks=pytest.mark.thorough),
+    ],
     ids=lambda probe: probe.__name__,
 )
 @pytest.mark.parametrize("name", CONFIGS)
