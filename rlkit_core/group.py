@@ -26,6 +26,7 @@ from rlkit_core.drift import differences
 from rlkit_core.errors import ResumeRefused, RlkitError, StorageError, UsageError
 from rlkit_core.executor import Ended, Executor, Task, die_with
 from rlkit_core.group_folder import (
+    STUDY_FILE,
     GroupRecord,
     PlannedRun,
     is_group,
@@ -278,6 +279,8 @@ def take_group(path: Path | str) -> Group:
         StorageError: it cannot be read.
     """
     folder, _ = open_group(path)
+    if (folder.path / STUDY_FILE).exists():  # of its runs, some were given up
+        raise UsageError(f"{path} holds a search for settings\ngo on with it by the same rlkit tune as before")
     folder.take(timeout=2.0)
     try:
         return Group(folder, read_group(folder.path))

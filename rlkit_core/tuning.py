@@ -34,6 +34,7 @@ from rlkit_core.config import Data, RunConfig
 from rlkit_core.errors import ConfigError, ResumeRefused, StorageError, UsageError
 from rlkit_core.executor import Ended, Executor, Task
 from rlkit_core.group import Group, GroupResult, PlanEntry, add_runs, compute, group_path, make_group
+from rlkit_core.group_folder import STUDY_FILE
 from rlkit_core.progress import Mode, RunRow, group_progress
 from rlkit_core.registry import Registry
 from rlkit_core.run_folder import read_journal, read_json, write_json
@@ -46,7 +47,6 @@ from rlkit_core.training import flush
 if TYPE_CHECKING:
     import optuna
 
-STUDY = "study.json"
 FORMAT = 1
 FIRST_SEARCH_SEED = 1_000_000
 """Seeds of searches are at least this: those that people type, and those of reports, are not used up by a search."""
@@ -154,7 +154,7 @@ class Study:
     """
 
     def __init__(self, folder: Path, plan: Plan) -> None:
-        self.path = folder / STUDY
+        self.path = folder / STUDY_FILE
         self.plan = plan
         self.trials: list[Trial] = []
         self._optuna = _import_optuna()

@@ -471,6 +471,11 @@ def test_real_runs_killed_and_gone_on_with(
     assert {read_json(study.parent / path / "config.json")["seed"] for path in reported} == {0}
     assert {read_json(study.parent / path / "config.json")["group"] for path in searched} >= {"short/trial-000"}
 
+    # Some of its runs were given up: they are not to be gone on with.
+    code, _, err = rlkit("resume", study.parent)
+    assert code == 2
+    assert "holds a search for settings" in err
+
     # The result is a config file: the tuned settings, and where they come from.
     monkeypatch.chdir(tmp_path)
     code, printed, _ = rlkit("run", "a2c", "--config", "tuned.toml", "--print-config", "json")
