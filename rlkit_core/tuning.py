@@ -7,9 +7,9 @@ proposes the settings (TPE, Bergstra et al. 2011) and gives up trials that are b
 The best trial's own score is too good, since it was chosen for being high (the winner's curse); and its seeds have
 been looked at. So the best setting is run again on fresh seeds, and so are the settings from before the search.
 
-    study.json          what is searched and how, and the trials: all that Optuna is told
-    trial-007/seed-…    the runs of a trial
-    default/, tuned/    the runs of the report
+    runs/<group>/study.json      what is searched and how, and the trials: all that Optuna is told
+    runs/<group>/trial-007/…     the runs of a trial
+    runs/<group>-report/         the runs of the report: default/…, tuned-007/…
 
 Optuna's own storages are not used: its journal cannot be read any more after a torn line, and what is in `study.json`
 is checked value by value. Optuna's study is made of it, in memory, so that one that is gone on with is the same.
@@ -724,9 +724,7 @@ def tune(
             outcome.warning = flush(tracking, path)
         group.release()
     if outcome.signal is None and study.best is not None and report_seeds:
-        outcome.report = _report(
-            study, name, path, registry, make_executor, report_seeds, imports, preset, progress_mode
-        )
+        outcome.report = _report(study, name, registry, make_executor, report_seeds, imports, preset, progress_mode)
         outcome.signal = outcome.report.group.signal
         outcome.warning = outcome.warning or outcome.report.group.warning
     return outcome
@@ -787,7 +785,7 @@ def _row(trial: Trial, total: int, step: int = 0) -> RunRow:
 
 
 def _report(
-    study: Study, name: str, path: Path, registry: Registry, make_executor: Callable[[], Executor], seeds: int,
+    study: Study, name: str, registry: Registry, make_executor: Callable[[], Executor], seeds: int,
     imports: Sequence[str], preset: str | None, progress_mode: Mode,
 ) -> Report:  # fmt: skip
     """Run the settings from before the search, and the best that it found, on fresh seeds."""
@@ -801,7 +799,7 @@ def _report(
         for side, config in sides.items()
         for seed in range(seeds)
     ]
-    group = make_group(path / "report", f"{name}/report", entries, registry)
+    group = make_group(group_path(f"{name}/report"), f"{name}/report", entries, registry)
     try:
         result = compute(group, make_executor, imports=imports, progress_mode=progress_mode)
         scores: dict[str, dict[int, float]] = {side: {} for side in sides}

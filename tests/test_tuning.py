@@ -462,14 +462,11 @@ def test_real_runs_killed_and_gone_on_with(
     assert after[: len(before) - 1] == before[:-1] or after[: len(before)] == before
     assert len(after) == 4
     assert after[0]["unchanged"]
-    folders = {path.parent.relative_to(study.parent) for path in study.parent.rglob("config.json")}
-    searched, reported = (
-        {path for path in folders if path.parts[0].startswith(first)} for first in ("trial-", "report")
-    )
-    seeds = {read_json(study.parent / path / "config.json")["seed"] for path in searched}
-    assert seeds == set(search_seeds(0, 2))
-    assert {read_json(study.parent / path / "config.json")["seed"] for path in reported} == {0}
-    assert {read_json(study.parent / path / "config.json")["group"] for path in searched} >= {"short/trial-000"}
+    runs = [(read_json(path), path.relative_to(tmp_path / "runs").parts[0]) for path in tmp_path.rglob("config.json")]
+    assert {config["seed"] for config, top in runs if top == "short"} == set(search_seeds(0, 2))
+    assert {config["seed"] for config, top in runs if top == "short-report"} == {0}
+    assert {config["group"] for config, _ in runs} >= {"short/trial-000", "short/default"}
+    assert {config["stop_at"] for config, _ in runs} == {"never"}
 
     # Some of its runs were given up: they are not to be gone on with.
     code, _, err = rlkit("resume", study.parent)
@@ -482,11 +479,11 @@ def test_real_runs_killed_and_gone_on_with(
     assert code == 0
     best = max((trial for trial in after if trial["score"] is not None), key=lambda trial: trial["score"])
     side = "default" if best["unchanged"] else f"tuned-{best['number']:03d}"
-    [run] = (study.parent / "report" / side).glob("*/config.json")
+    [run] = (tmp_path / "runs" / "short-report" / side).glob("*/config.json")
     assert json.loads(printed)["algorithm"] == read_json(run)["algorithm"]
     text = (tmp_path / "tuned.toml").read_text()
     assert text.startswith("# a2c on CartPole-v1, tuned by rlkit")
     # What is printed is the report's score, not the one that the trial was chosen for.
     [score] = [line for line in out.splitlines() if line.startswith("  before")]
-    default = next((study.parent / "report" / "default").glob("*/status.json"))
+    default = next((tmp_path / "runs" / "short-report" / "default").glob("*/status.json"))
     assert f"{read_json(default)['result']['evaluation_return']:.1f}" in score

@@ -233,7 +233,7 @@ def _conclude(outcome: Outcome, output: Path, registry: Registry) -> int:
     click.echo(f"written     {output}: rlkit run {study.plan.config.algorithm.name} --config {output}")
     if outcome.report is not None and outcome.report.tuned is not None:
         name = study.plan.config.group
-        click.echo(f"compare     rlkit compare {name}/tuned-{best.number:03d} {name}/default")
+        click.echo(f"compare     rlkit compare {name}/default {name}/tuned-{best.number:03d}")
     if outcome.warning is not None:
         click.echo("warning: " + outcome.warning.replace("\n", "\n         "), err=True)
     return 0 if outcome.report is None else outcome.report.group.exit_code
