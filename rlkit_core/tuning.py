@@ -673,6 +673,11 @@ class Report:
     tuned: dict[int, float] | None
     group: GroupResult
 
+    @property
+    def complete(self) -> bool:
+        """Whether all its runs have finished: what is left of a side where some failed says nothing about it."""
+        return all(state == "finished" for state in self.group.states.values())
+
 
 def tune(
     plan: Plan,

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from rlkit_core.cli.tune import conclude
 from rlkit_core.errors import ResumeRefused, StorageError, UsageError
 from rlkit_core.executor import Ended, Executor, Task
 from rlkit_core.group import Group, make_group
@@ -22,7 +23,7 @@ from rlkit_core.presets import configure
 from rlkit_core.registry import Registry
 from rlkit_core.run_folder import RunFolder, read_json
 from rlkit_core.search_space import space_from
-from rlkit_core.tuning import FIRST_SEARCH_SEED, Plan, Search, Stopped, Study, search_seeds
+from rlkit_core.tuning import FIRST_SEARCH_SEED, Plan, Search, Stopped, Study, search_seeds, tune
 
 pytest.importorskip("optuna")
 
@@ -48,7 +49,7 @@ def value_of(config: dict[str, Any]) -> float:
     """What a made-up run reaches: best at a learning rate of 0.01 and much gamma; a little by seed."""
     algorithm = config["algorithm"]
     lost = abs(math.log10(algorithm["learning_rate"]) + 2) + 2 * (1 - algorithm["estimator"]["gamma"])
-    return 100 - 10 * lost + config["seed"] % 7
+    return 100 - 10 * lost + config["seed"] % 7 / 5
 
 
 class MadeUp(Executor):
@@ -89,7 +90,10 @@ class MadeUp(Executor):
         if self.stay:
             return
         if code == 0:
-            RunFolder(task.run_dir).write_status("finished")
+            result = {"steps": self.steps(config), "evaluation_return": value, "seconds": 1.0}
+            RunFolder(task.run_dir).write_status("finished", result=result)
+        else:
+            RunFolder(task.run_dir).write_status("failed")
         self._ended.append(Ended(task, code, error))
 
     def wait(self, seconds: float) -> Sequence[Ended]:
@@ -130,7 +134,7 @@ def told(study: Study) -> list[dict[str, Any]]:
 
 
 def test_it_finds_something_and_begins_with_the_settings_as_they_are(make: Callable[..., Search]) -> None:
-    study = do(make(plan_of()), 40)
+    study = do(make(plan_of()), 30)
     first, best = study.trials[0], study.best
     assert best is not None
     assert first.unchanged
@@ -154,7 +158,10 @@ def test_the_mean_of_the_curve_is_another_score(make: Callable[..., Search]) -> 
 
 
 def test_the_same_seed_gives_the_same_trials_and_another_one_others(make: Callable[..., Search]) -> None:
-    one, two, other = (do(make(plan_of(seed), folder=folder), 16) for seed, folder in ((1, "a"), (1, "b"), (2, "c")))
+    one, two, other = (
+        do(make(plan_of(seed), folder=folder), number)
+        for seed, folder, number in ((1, "a", 12), (1, "b", 12), (2, "c", 4))
+    )
     assert told(one) == told(two)
     assert one.trials[3].params != other.trials[3].params
     assert {trial.state for trial in one.trials} == {"complete", "pruned"}
@@ -162,7 +169,7 @@ def test_the_same_seed_gives_the_same_trials_and_another_one_others(make: Callab
 
 @pytest.mark.parametrize("pruner", ["median", "hyperband", "none"])
 def test_a_search_that_was_killed_goes_on_to_the_same_trials(make: Callable[..., Search], pruner: str) -> None:
-    whole = do(make(plan_of(pruner=pruner), folder="whole"), 16)  # type: ignore[arg-type]
+    whole = do(make(plan_of(pruner=pruner), folder="whole"), 12)  # type: ignore[arg-type]
 
     class Killed(Exception): ...
 
@@ -175,11 +182,11 @@ def test_a_search_that_was_killed_goes_on_to_the_same_trials(make: Callable[...,
                 raise Killed
             super().start(task)
 
-    for left in (0, 1, 2, 4, 5):
+    for left in (0, 1, 2, 5):
         Kills.left = left
         with pytest.raises(Killed):
-            do(make(plan_of(pruner=pruner), Kills(), folder="killed"), 16)  # type: ignore[arg-type]
-    assert told(do(make(plan_of(pruner=pruner), folder="killed"), 16)) == told(whole)  # type: ignore[arg-type]
+            do(make(plan_of(pruner=pruner), Kills(), folder="killed"), 12)  # type: ignore[arg-type]
+    assert told(do(make(plan_of(pruner=pruner), folder="killed"), 12)) == told(whole)  # type: ignore[arg-type]
     assert {trial.state for trial in whole.trials} == ({"complete", "pruned"} if pruner != "none" else {"complete"})
 
 
@@ -376,6 +383,74 @@ def test_nothing_of_a_study_is_unpickled(make: Callable[..., Search], monkeypatc
         monkeypatch.setattr(pickle, name, refuse)
     do(make(plan_of()), 3)
     do(make(plan_of()), 5)
+
+
+# ---- the report ----
+
+
+def report_of(
+    executor: Executor, tmp_path: Path, capsys: pytest.CaptureFixture[str], trials: int = 25
+) -> tuple[int, str, str]:
+    """Exit code and text of a whole search in the working folder, and what it has written."""
+    outcome = tune(plan_of(), Registry(), lambda: executor, trials=trials, progress_mode="none")
+    code = conclude(outcome, tmp_path / "tuned.toml", Registry())
+    return code, capsys.readouterr().out, (tmp_path / "tuned.toml").read_text()
+
+
+@pytest.fixture
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("_here")
+def test_the_report_is_of_fresh_seeds_and_compares_with_the_settings_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, text, written = report_of(MadeUp(), tmp_path, capsys)
+    assert code == 0
+    study = read_json(tmp_path / "runs" / "study" / "study.json")
+    best = max(study["trials"], key=lambda trial: trial["score"] or 0)
+    config = read_json(next((tmp_path / "runs" / "study-report").glob("tuned-*/*/task.json")))["config"]
+    scores = [value_of({**config, "seed": seed}) for seed in range(5)]
+    line = next(line for line in text.splitlines() if line.startswith("  tuned"))
+    assert line == f"  tuned     {sum(scores) / 5:.1f}  ({', '.join(f'{score:.1f}' for score in scores)})"
+    assert f"{best['score']:.1f}" not in line
+    assert "better: " in text
+    assert f"rlkit compare study/default study/tuned-{best['number']:03d}" in text
+    assert f"with these settings: {sum(scores) / 5:.4g}" in written
+    assert tomllib.loads(written)["algorithm"]["learning_rate"] == config["algorithm"]["learning_rate"]
+    assert "tuned, 0.003 before" in written
+
+
+@pytest.mark.usefixtures("_here")
+def test_where_nothing_better_was_found_that_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Flat(MadeUp):
+        def start(self, task: Task) -> None:
+            super().start(task)
+            journal = task.run_dir / "metrics.jsonl"
+            lines = [
+                {**json.loads(line), "metrics": {"final/return": 1.0}} for line in journal.read_text().splitlines()
+            ]
+            journal.write_text("".join(json.dumps(line) + "\n" for line in lines[-1:]))
+
+    code, text, written = report_of(Flat(), tmp_path, capsys, trials=3)
+    assert code == 0
+    assert "nothing was found that is better than the settings before the search" in text
+    assert "compare" not in text
+    assert not list((tmp_path / "runs" / "study-report").glob("tuned-*"))
+    assert "learning_rate = 0.003\n" in written
+
+
+@pytest.mark.usefixtures("_here")
+def test_a_report_with_a_run_that_failed_tells_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def ending(config: dict[str, Any]) -> tuple[int, str | None]:
+        return (5, "diverged") if config["seed"] == 3 and config["algorithm"]["learning_rate"] != 0.003 else (0, None)
+
+    code, text, written = report_of(MadeUp(ending), tmp_path, capsys)
+    assert code == 5
+    assert "cannot tell: not all runs have finished" in text
+    assert "better: " not in text
+    assert "fresh seeds" not in written
 
 
 # ---- the command ----

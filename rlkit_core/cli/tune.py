@@ -92,7 +92,7 @@ class TuneCommand(AlgorithmCommand):
             preset=preset,
             progress_mode=own["progress"],
         )
-        return _conclude(outcome, output, self.registry)
+        return conclude(outcome, output, self.registry)
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """`Usage: rlkit tune a2c --env ID [OPTIONS]`."""
@@ -209,8 +209,8 @@ def _range(setting: Searched) -> str:
     return value({"low": range_.low, "high": range_.high, **log})
 
 
-def _conclude(outcome: Outcome, output: Path, registry: Registry) -> int:
-    """Say what was found, and write it."""
+def conclude(outcome: Outcome, output: Path, registry: Registry) -> int:
+    """Say what was found, and write it; returns the exit code."""
     study = outcome.study
     words = {"complete": "complete", "pruned": "given up", "failed": "failed", "running": "not done"}
     counts = {state: sum(trial.state == state for trial in study.trials) for state in words}
@@ -274,9 +274,11 @@ def _verdict(report: Report) -> str:
     from rlkit_core.statistics import verdicts
 
     assert report.tuned is not None
+    if not report.complete:
+        return (
+            f"  cannot tell: not all runs have finished, see {report.path}; the same command again does what is missing"
+        )
     tuned, default = (np.array(list(scores.values())) for scores in (report.tuned, report.default))
-    if not (len(tuned) and len(default)):
-        return "  cannot tell"
     [found] = verdicts([(tuned, default)], np.random.default_rng(0))
     return f"  {found.word}: {found.reason}"
 
@@ -295,7 +297,7 @@ def tuned_toml(outcome: Outcome, registry: Registry) -> Iterator[str]:
         yield "# No report: the score in the search is too good, it was chosen for being high."
     else:
         for side, scores in (("before the search", report.default), ("with these settings", report.tuned or {})):
-            if scores:
+            if scores and report.complete:
                 mean = sum(scores.values()) / len(scores)
                 yield f"# Mean return of the last policy on {len(scores)} fresh seeds {side}: {mean:.4g}."
     values = study.values(best)
