@@ -264,6 +264,8 @@ class Study:
             raise ValueError(f"trial {number} has the number {trial.number}")
         if (trial.state == "complete") != (trial.score is not None):
             raise ValueError(f"trial {number} is {trial.state}, with the score {trial.score}")
+        if trial.state == "running" and (trial.curve or trial.scores or trial.steps):
+            raise ValueError(f"trial {number} is running, and has scores")
         if len(trial.curve) > len(self.plan.seeds) * self.plan.evaluations or len(trial.rungs) > 100:
             raise ValueError(f"trial {number} has more values than evaluations")
         values: dict[str, Any] = {}
@@ -498,7 +500,6 @@ class Search:
             RlkitError: what is wrong is not a trial's settings.
         """
         for trial in [trial for trial in self.study.trials if trial.state == "running"]:
-            trial.curve, trial.scores, trial.steps = [], [], 0
             self._begin(trial)
         while True:
             while len(self._running) + len(self._stopping) < self._jobs and len(self.study.trials) < number:
@@ -583,7 +584,7 @@ class Search:
             self._fail(trial, ended.error or "its run left no evaluation")
             return
         trial.steps = max(trial.steps, evaluations.steps)
-        if trial.steps > self._most_steps() and not trial.unchanged:
+        if trial.steps > self._most_steps():
             self._running.remove(running)
             self._fail(trial, f"its runs take {trial.steps:,} steps, and the budget is {plan.config.total_steps:,}")
             return

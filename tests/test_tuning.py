@@ -217,6 +217,22 @@ def test_a_trial_that_is_behind_is_given_up_and_its_run_stopped(make: Callable[.
     assert [path.parent.name for path in executor.stopped] == [f"trial-{trial.number:03d}"]
 
 
+def test_what_is_known_to_the_end_is_not_given_up(make: Callable[..., Search]) -> None:
+    class Late(MadeUp):
+        """Nothing is to be seen before the last evaluation."""
+
+        def start(self, task: Task) -> None:
+            super().start(task)
+            journal = task.run_dir / "metrics.jsonl"
+            *first, last, final = [json.loads(line) for line in journal.read_text().splitlines()]
+            for record in first:
+                record["metrics"]["evaluation/return"] = 1.0
+            journal.write_text("".join(json.dumps(record) + "\n" for record in (*first, last, final)))
+
+    assert {trial.state for trial in do(make(plan_of(seeds=1), Late()), 10).trials} == {"complete"}
+    assert "pruned" in {trial.state for trial in do(make(plan_of(seeds=2), Late(), folder="two"), 10).trials}
+
+
 def test_a_trial_that_fails_is_the_worst_and_does_not_end_the_study(make: Callable[..., Search]) -> None:
     def ending(config: dict[str, Any]) -> tuple[int, str | None]:
         large = config["algorithm"]["learning_rate"] > 0.05
@@ -344,6 +360,7 @@ DAMAGES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a state of its own": lambda study: changed(study, state="waiting"),
     "complete without a score": lambda study: changed(study, score=None),
     "a score that is text": lambda study: changed(study, score="9"),
+    "running with scores": lambda study: changed(study, state="running", score=None),
     "no parameters": lambda study: changed(study, params={}),
     "a parameter out of range": lambda study: changed_param(study, "learning_rate", 2.0),
     "a parameter that is text": lambda study: changed_param(study, "learning_rate", "[]"),
