@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -248,7 +249,7 @@ def _summary(outcome: Outcome, best: Trial) -> Iterator[str]:
         changed = study.plan.space
         values = study.values(best)
         before = {setting.name: setting.default for setting in changed.settings}
-        different = [f"{name} {shown(found)}" for name, found in values.items() if found != before[name]]
+        different = [f"{_option(name)} {shown(found)}" for name, found in values.items() if found != before[name]]
         yield f"best        trial {best.number}: {', '.join(different)}"
     if report is None:
         yield "report      none: the best trial's own score is too good, it was chosen for being high"
@@ -265,6 +266,11 @@ def _summary(outcome: Outcome, best: Trial) -> Iterator[str]:
             yield f"  {side:<9} no run has finished"
     if report.tuned is not None:
         yield _verdict(report)
+
+
+def _option(name: str) -> str:
+    """A setting's name as its option has it: which part it needs is said by the slot's own."""
+    return re.sub("@[^.]*", "", name).removesuffix(".name")
 
 
 def _verdict(report: Report) -> str:
