@@ -31,16 +31,14 @@ CONTEXT: dict[str, Any] = {
 COMMANDS = {
     "run": ("rlkit_core.cli.run:command", "Train an algorithm in an environment."),
     "sweep": ("rlkit_core.cli.sweep:command", "Train many: algorithms, environments, settings, seeds."),
+    "tune": ("rlkit_core.cli.tune:command", "Search for good settings of an algorithm."),
     "resume": ("rlkit_core.cli.resume:command", "Go on with a run, or a group, that was interrupted or killed."),
     "eval": ("rlkit_core.cli.evaluate:command", "Evaluate a run's policy greedily."),
     "watch": ("rlkit_core.cli.watch:command", "Show a run's policy at work, or write a video of it."),
-    "reproduce": (
-        "rlkit_core.cli.reproduce:command",
-        "Make a stored run again, and compare.",
-    ),
     "runs": ("rlkit_core.cli.runs:command", "List runs, and how they stand."),
     "compare": ("rlkit_core.cli.compare:command", "Compare groups of runs: better, worse, or cannot tell."),
     "report": ("rlkit_core.cli.report:command", "Write a page about a run or a group of runs."),
+    "reproduce": ("rlkit_core.cli.reproduce:command", "Run a run again, and say whether it comes to the same bits."),
     "verify": ("rlkit_core.cli.verify:command", "Hold runs of an algorithm against published scores."),
     "ui": ("rlkit_core.cli.ui:command", "Show tracked runs in a browser."),
     "list": ("rlkit_core.cli.catalogue:list_command", "List what is registered, and from where."),

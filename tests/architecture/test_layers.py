@@ -35,13 +35,14 @@ LAYERS = [
         "run_filter",
         "scaffold",
     },
-    {"run_store", "executor"},
+    {"run_store", "executor", "search_space"},
     {"refusals"},
     {"comparison"},
     {"evaluation", "continuation", "doctor", "report", "sweep", "verification"},
     {"training"},
     {"group"},
-    {"reproduction", "testing"},
+    {"reproduction", "tuning"},
+    {"testing"},
     {"cli"},
 ]
 LAYER_OF = {name: number for number, names in enumerate(LAYERS) for name in names}
