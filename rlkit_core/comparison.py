@@ -495,7 +495,9 @@ def _text(pair: _Pair, answer: Table, num_tests: int, options: _Options) -> str:
     else:
         said = f"{pair.side.name} is {answer['verdict']} than {pair.baseline.name} on {pair.environment.name}: "
     pairs = f"{answer['n'][0]} pairs, " if options.paired else ""
-    said += f"{pairs}median {_median(pair.side, options)} against {_median(pair.baseline, options)}"
+    # The means are what is tested, the medians what is in the field's tables.
+    said += f"{pairs}mean {_mean(pair.side, options)} against {_mean(pair.baseline, options)}, "
+    said += f"median {_median(pair.side, options)} against {_median(pair.baseline, options)}"
     improvement = answer["probability_of_improvement"]
     said += (
         f", probability of improvement {improvement['value']:.2f} [{improvement['low']:.2f}, {improvement['high']:.2f}]"
@@ -510,6 +512,11 @@ def _text(pair: _Pair, answer: Table, num_tests: int, options: _Options) -> str:
 
 def _apart(pair: _Pair) -> str:
     return f"{pair.side.name} and {pair.baseline.name} apart on {pair.environment.name}"
+
+
+def _mean(side: _Side, options: _Options) -> str:
+    value = float(side.scores.mean())
+    return f"{value:,.0f} steps" if options.by == "steps" else number(value)
 
 
 def _median(side: _Side, options: _Options) -> str:

@@ -104,14 +104,14 @@ def test_what_is_said_of_a_pair() -> None:
     assert pair["p_corrected"] == pair["p"]
     assert pair["probability_of_improvement"]["value"] == 1.0
     assert pair["difference"]["value"] == pytest.approx(102.0)
-    assert pair["text"].startswith("b is better than a on CartPole-v1: median 220.0 against 120.0, probability of")
+    assert pair["text"].startswith("b is better than a on CartPole-v1: mean 222.0 against 120.0, median 220.0 against")
     assert "Holm" not in pair["text"]
 
 
 def test_too_few_seeds_and_how_many_more() -> None:
     pair = only(compare([*side("a", LOW[:3]), *side("b", HIGH[:3])]))
     assert (pair["verdict"], pair["p_corrected"], pair["more_seeds"]) == ("cannot tell", None, 1)
-    assert pair["text"].startswith("cannot tell b and a apart on CartPole-v1: median ")
+    assert pair["text"].startswith("cannot tell b and a apart on CartPole-v1: mean ")
     assert "3 seeds a side" in pair["text"]
     assert "1 more a side needed" in pair["text"]
     paired = only(compare([*side("a", LOW), *side("b", HIGH)], paired=True))
@@ -376,7 +376,8 @@ def test_the_table(rlkit: Rlkit) -> None:
     assert lines[2] == "CartPole-v1, 10,000 steps"
     assert re.fullmatch(r"classic/a2c +6  [\d.]+ \[[\d., ]+\]  .*", lines[4])
     assert re.match(
-        r"classic/ppo is better than classic/a2c on CartPole-v1: median 4\d\d\.\d against 2\d\d\.\d, "
+        r"classic/ppo is better than classic/a2c on CartPole-v1: mean 4\d\d\.\d against 2\d\d\.\d, "
+        r"median 4\d\d\.\d against 2\d\d\.\d, "
         r"probability of improvement 1\.00 \[1\.00, 1\.00\], p = 0\.0022 exact$",
         lines[6],
     )
@@ -420,7 +421,7 @@ def test_a_terminal_is_not_overrun() -> None:
         lines = lines_of(result, width)
         assert max(map(len, lines)) <= width, width
         assert any("…" in line for line in lines) == (width == 60)
-    assert any(line.startswith("side") and "mean" not in line for line in lines_of(result, 90))
+    assert any(line.startswith("side") and "IQM" not in line for line in lines_of(result, 90))
 
 
 def test_names_move_no_cursor_and_make_no_markdown() -> None:

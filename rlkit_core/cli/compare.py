@@ -444,8 +444,8 @@ def _table(environment: Result, result: Result, width: int | None) -> list[str]:
 
 
 def _columns(head: list[str], rows: list[list[str]], width: int | None) -> list[str]:
-    """Aligned columns; where they are too wide, first the mean goes, then the IQM, then names lose their middle."""
-    drop = [4, 3]
+    """Aligned columns; where they are too wide, first the IQM goes, then the mean, then names lose their middle."""
+    drop = [3, 3]
     while True:
         widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
         excess = 0 if width is None else sum(widths) + 2 * (len(widths) - 1) - width
