@@ -26,6 +26,7 @@ from rlkit_core.drift import differences
 from rlkit_core.errors import ResumeRefused, RlkitError, StorageError, UsageError
 from rlkit_core.executor import Ended, Executor, Task, die_with
 from rlkit_core.group_folder import (
+    STUDY_FILE,
     GroupRecord,
     PlannedRun,
     is_group,
@@ -213,7 +214,7 @@ def make_group(path: Path, name: str, plan: Sequence[PlanEntry], registry: Regis
     Args:
         path: folder of the group.
         name: of the group.
-        plan: the runs. Those that are planned already stay as they are.
+        plan: the runs, as far as they are known yet. Those that are planned already stay as they are.
         registry: where parts are looked up.
 
     Raises:
@@ -222,7 +223,6 @@ def make_group(path: Path, name: str, plan: Sequence[PlanEntry], registry: Regis
         UsageError: there is another group, or a run, in that folder.
         StorageError: it cannot be written or read.
     """
-    assert plan, "a group has runs"
     if (path / "config.json").exists():
         raise UsageError(f"{path} holds a run, not a group of runs\nchoose another folder with --run-dir")
     _make_folder(path)
@@ -235,23 +235,39 @@ def make_group(path: Path, name: str, plan: Sequence[PlanEntry], registry: Regis
                 f"{path} holds the group {known.name}, not {name}\nchoose another folder with --run-dir, or its name"
             )
         more = {"started": time.time_ns() // 1_000_000, "command": command_line(sys.argv), "cwd": os.getcwd()}
-        record = known or GroupRecord(uuid.uuid4().hex, name, (), more)
-        new = list(_new_runs(folder.path, record, plan, registry))
-        for planned, entry in new:
-            about = {
-                "parent": record.id,
-                "run_name": f"{planned.group}-seed{planned.seed}",
-                "command": command_line(sys.argv),
-            }
-            target = run_folder_of(path, planned).path
-            write_task(target, entry.config, registry, preset=entry.preset, init_from=entry.init_from, more=about)
-        if new or known is None:
-            record = GroupRecord(record.id, name, (*record.planned, *(planned for planned, _ in new)), record.more)
-            record.write(path)
-        return Group(folder, record)
+        group = Group(folder, known or GroupRecord(uuid.uuid4().hex, name, (), more))
+        if known is None and not plan:
+            group.record.write(path)
+        add_runs(group, plan, registry)
+        return group
     except BaseException:
         folder.release()
         raise
+
+
+def add_runs(group: Group, plan: Sequence[PlanEntry], registry: Registry) -> list[PlannedRun]:
+    """Plan runs of a group, unless they are planned already; returns all of them, as they are planned.
+
+    Raises:
+        ResumeRefused: runs are planned there with other settings; `differences` says which.
+        StorageError: it cannot be written.
+    """
+    path, record = group.folder.path, group.record
+    new = list(_new_runs(path, record, plan, registry))
+    for planned, entry in new:
+        about = {
+            "parent": record.id,
+            "run_name": f"{planned.group}-seed{planned.seed}",
+            "command": command_line(sys.argv),
+        }
+        target = run_folder_of(path, planned).path
+        write_task(target, entry.config, registry, preset=entry.preset, init_from=entry.init_from, more=about)
+    if new:
+        both = (*record.planned, *(planned for planned, _ in new))
+        group.record = GroupRecord(record.id, record.name, both, record.more)
+        group.record.write(path)
+    there = {(run.group, run.environment, run.seed): run for run in group.record.planned}
+    return [there[e.config.resolved_group, e.config.env.id, e.config.seed] for e in plan]
 
 
 def take_group(path: Path | str) -> Group:
@@ -263,6 +279,8 @@ def take_group(path: Path | str) -> Group:
         StorageError: it cannot be read.
     """
     folder, _ = open_group(path)
+    if (folder.path / STUDY_FILE).exists():  # of its runs, some were given up
+        raise UsageError(f"{path} holds a search for settings\ngo on with it by the same rlkit tune as before")
     folder.take(timeout=2.0)
     try:
         return Group(folder, read_group(folder.path))

@@ -18,6 +18,8 @@ from rlkit_core.errors import StorageError, UsageError
 from rlkit_core.run_folder import RunFolder, read_json, write_json
 
 GROUP_FILE = "group.json"
+STUDY_FILE = "study.json"
+"""File in the folder of a group whose runs are the trials of a search for settings, with what was tried."""
 FORMAT = 1
 DEEPEST = 3
 """Folders between a group's and a run's, at most, the run's own counted."""

@@ -147,7 +147,7 @@ class RunRow:
     Attributes:
         name: what tells it from the others.
         total: nominal budget in environment steps.
-        state: as in `status.json`, or `waiting`.
+        state: as in `status.json`, or `waiting`, or of a trial of settings `given up`.
         step: environment steps taken.
         speed: environment steps per second, evaluations included.
         evaluation: mean return of the last evaluation.
@@ -169,7 +169,7 @@ class RunRow:
         return max(0, self.total - self.step) / speed if speed > 0 else 0.0
 
 
-ENDED = ("finished", "failed", "killed", "interrupted")
+ENDED = ("finished", "given up", "failed", "killed", "interrupted")
 
 
 class GroupProgress:
@@ -285,7 +285,7 @@ class RichGroupProgress(GroupProgress):
             table.add_column(name, justify="right", no_wrap=True)
         room = max(4, self._live.console.height - 4)
         # What goes on is what one looks for, then what went wrong, then the rest.
-        order = {"running": 0, "failed": 1, "killed": 1, "interrupted": 1, "finished": 2}
+        order = {"running": 0, "failed": 1, "killed": 1, "interrupted": 1, "given up": 2, "finished": 2}
         chosen = sorted(range(len(rows)), key=lambda i: order.get(rows[i].state, 3))[:room]
         for row in (rows[i] for i in sorted(chosen)):
             left = row.seconds_left(row.speed) if row.state == "running" and row.speed else None
@@ -309,7 +309,7 @@ def _ending(row: RunRow) -> str:
 
 
 def _count(rows: Sequence[RunRow]) -> str:
-    done = sum(row.state == "finished" for row in rows)
+    done = sum(row.state in ("finished", "given up") for row in rows)
     wrong = sum(row.state in ("failed", "killed") for row in rows)
     return f"{done} of {len(rows)} done" + (f", {wrong} failed" if wrong else "")
 

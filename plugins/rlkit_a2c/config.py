@@ -43,7 +43,11 @@ class A2CConfig(AlgorithmConfig):
     }
 
     collector: CollectorConfig = Field(StepsConfig(), description="how experience is gathered for each update")
-    estimator: EstimatorConfig = Field(DiscountedConfig(), description="what the values are trained towards")
+    estimator: EstimatorConfig = Field(
+        DiscountedConfig(),
+        description="what the values are trained towards",
+        json_schema_extra={"search": {"name": ["discounted", "lambda"]}},
+    )
     policy: PolicyConfig = Field(ActorCriticConfig(), description="what acts, and values what it sees")
     network: NetworkConfig = Field(MLPConfig(), description="the network below the policy's and the value's heads")
     value_network: Literal["shared", "separate"] = Field(
@@ -52,18 +56,37 @@ class A2CConfig(AlgorithmConfig):
     exploration: ExplorationConfig = Field(
         GaussianConfig(), description="noise of continuous actions; its deviation is learned"
     )
-    learning_rate: float = Field(3e-3, gt=0, description="step size of Adam")
+    learning_rate: float = Field(
+        3e-3,
+        gt=0,
+        description="step size of Adam",
+        json_schema_extra={"search": {"low": 1e-4, "high": 3e-2, "log": True}},
+    )
     learning_rate_schedule: Literal["constant", "linear"] = Field(
         "constant", description="linear: falls to zero over the run's total_steps"
     )
     adam_epsilon: float = Field(1e-5, gt=0, description="added to the root of Adam's second moment")
-    max_grad_norm: float | None = Field(0.5, gt=0, description="clip the gradient to this norm; none: do not")
+    max_grad_norm: float | None = Field(
+        0.5,
+        gt=0,
+        description="clip the gradient to this norm; none: do not",
+        json_schema_extra={"search": {"low": 0.3, "high": 2.0}},
+    )
     value_loss: Literal["squared", "smooth_l1"] = Field(
-        "squared", description="squared error, or smooth L1, whose gradient is at most 1"
+        "squared",
+        description="squared error, or smooth L1, whose gradient is at most 1",
+        json_schema_extra={"search": False},
     )
     value_coef: float = Field(0.5, ge=0, description="weight of the value loss")
-    entropy_coef: float = Field(0.0, ge=0, description="weight of the entropy, which keeps the policy exploring")
-    reduction: Literal["mean", "sum"] = Field("mean", description="losses are averaged, or summed, over the steps")
+    entropy_coef: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the entropy, which keeps the policy exploring",
+        json_schema_extra={"search": {"low": 1e-6, "high": 0.1, "log": True}},
+    )
+    reduction: Literal["mean", "sum"] = Field(
+        "mean", description="losses are averaged, or summed, over the steps", json_schema_extra={"search": False}
+    )
     normalize_advantages: bool = Field(
         False,
         description="advantages to mean 0 and deviation 1 in each update; without it they are in the unit of the "
@@ -74,6 +97,7 @@ class A2CConfig(AlgorithmConfig):
         "orthogonal",
         description="initial weights of the heads: orthogonal, the policy's so small that all actions are about "
         "equally likely; or torch's default",
+        json_schema_extra={"search": False},
     )
 
     def build(self, setup: Setup) -> A2C:

@@ -46,7 +46,9 @@ class PPOConfig(AlgorithmConfig):
     }
 
     collector: CollectorConfig = Field(
-        StepsConfig(num_envs=8, num_steps=128), description="how experience is gathered for each update"
+        StepsConfig(num_envs=8, num_steps=128),
+        description="how experience is gathered for each update",
+        json_schema_extra={"search": {"num_steps": [32, 64, 128, 256, 512, 1024, 2048]}},
     )
     estimator: EstimatorConfig = Field(LambdaConfig(normalize="off"), description="what the values are trained towards")
     policy: PolicyConfig = Field(ActorCriticConfig(), description="what acts, and values what it sees")
@@ -60,21 +62,39 @@ class PPOConfig(AlgorithmConfig):
     exploration: ExplorationConfig = Field(
         GaussianConfig(), description="noise of continuous actions; its deviation is learned"
     )
-    epochs: int = Field(10, ge=1, description="passes over each rollout")
+    epochs: int = Field(10, ge=1, description="passes over each rollout", json_schema_extra={"search": [3, 5, 10, 20]})
     minibatch_size: int = Field(
-        64, ge=1, description="steps in a minibatch, about: a rollout is divided into equal parts"
+        64,
+        ge=1,
+        description="steps in a minibatch, about: a rollout is divided into equal parts",
+        json_schema_extra={"search": [32, 64, 128, 256, 512]},
     )
-    learning_rate: float = Field(3e-4, gt=0, description="step size of Adam")
+    learning_rate: float = Field(
+        3e-4,
+        gt=0,
+        description="step size of Adam",
+        json_schema_extra={"search": {"low": 1e-5, "high": 3e-3, "log": True}},
+    )
     learning_rate_schedule: Literal["constant", "linear"] = Field(
         "constant", description="linear: falls to zero over the run's total_steps"
     )
     adam_epsilon: float = Field(1e-5, gt=0, description="added to the root of Adam's second moment")
-    max_grad_norm: float | None = Field(0.5, gt=0, description="clip the gradient to this norm; none: do not")
+    max_grad_norm: float | None = Field(
+        0.5,
+        gt=0,
+        description="clip the gradient to this norm; none: do not",
+        json_schema_extra={"search": {"low": 0.3, "high": 2.0}},
+    )
     clip_range: float = Field(
-        0.2, gt=0, description="the ratio of the new probability of an action to the old one counts within 1 ± this"
+        0.2,
+        gt=0,
+        description="the ratio of the new probability of an action to the old one counts within 1 ± this",
+        json_schema_extra={"search": [0.1, 0.2, 0.3, 0.4]},
     )
     clip_schedule: Literal["constant", "linear"] = Field(
-        "constant", description="linear: the clip range falls to zero over the run's total_steps"
+        "constant",
+        description="linear: the clip range falls to zero over the run's total_steps",
+        json_schema_extra={"search": False},
     )
     value_clip: float | None = Field(
         None, gt=0, description="values count within the old ones ± this, in the targets' units; none: do not clip"
@@ -83,13 +103,21 @@ class PPOConfig(AlgorithmConfig):
         None, gt=0, description="leave a rollout when the policy is 1.5 times this far from the old one; none: never"
     )
     value_coef: float = Field(0.5, ge=0, description="weight of the value loss")
-    entropy_coef: float = Field(0.0, ge=0, description="weight of the entropy, which keeps the policy exploring")
-    normalize_advantages: bool = Field(True, description="advantages to mean 0 and deviation 1 in each minibatch")
+    entropy_coef: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the entropy, which keeps the policy exploring",
+        json_schema_extra={"search": {"low": 1e-6, "high": 0.1, "log": True}},
+    )
+    normalize_advantages: bool = Field(
+        True, description="advantages to mean 0 and deviation 1 in each minibatch", json_schema_extra={"search": False}
+    )
     normalize_observations: bool = Field(False, description="observations to running mean 0 and deviation 1")
     head_init: Literal["orthogonal", "default"] = Field(
         "orthogonal",
         description="initial weights of the heads: orthogonal, the policy's so small that all actions are about "
         "equally likely; or torch's default",
+        json_schema_extra={"search": False},
     )
 
     @model_validator(mode="after")

@@ -27,7 +27,12 @@ class ReinforceConfig(AlgorithmConfig):
     estimator: EstimatorConfig = Field(DiscountedConfig(bootstrap=False, normalize="per_batch"), description="returns")
     policy: PolicyConfig = Field(ActorCriticConfig(), description="what acts, and values what it sees")
     network: NetworkConfig = Field(MLPConfig(), description="the policy's network")
-    learning_rate: float = Field(3e-3, gt=0, description="step size of Adam")
+    learning_rate: float = Field(
+        3e-3,
+        gt=0,
+        description="step size of Adam",
+        json_schema_extra={"search": {"low": 1e-4, "high": 3e-2, "log": True}},
+    )
     baseline: bool = Field(True, description="subtract a learned value of the observation from the return")
 
     def build(self, setup: Setup) -> Any:

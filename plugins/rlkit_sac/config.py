@@ -39,29 +39,55 @@ class SACConfig(AlgorithmConfig):
     }
 
     collector: CollectorConfig = Field(
-        StepsConfig(num_envs=1, num_steps=1), description="how experience is gathered between updates"
+        StepsConfig(num_envs=1, num_steps=1),
+        description="how experience is gathered between updates",
+        json_schema_extra={"search": {"num_envs": False, "num_steps": False}},
     )
     estimator: EstimatorConfig = Field(
         DiscountedConfig(normalize="off"), description="what the values are trained towards"
     )
     network: NetworkConfig = Field(
-        MLPConfig(hidden=(256, 256), init="default"), description="the networks of the policy and of both critics"
+        MLPConfig(hidden=(256, 256), init="default"),
+        description="the networks of the policy and of both critics",
+        json_schema_extra={"search": {"hidden": [[64, 64], [128, 128], [256, 256], [400, 300]]}},
     )
     exploration: ExplorationConfig = Field(
         GaussianConfig(), description="noise of the actions; its deviation is learned from the observation"
     )
-    learning_rate: float = Field(3e-4, gt=0, description="step size of Adam, for policy, critics and temperature")
+    learning_rate: float = Field(
+        3e-4,
+        gt=0,
+        description="step size of Adam, for policy, critics and temperature",
+        json_schema_extra={"search": {"low": 5e-5, "high": 5e-3, "log": True}},
+    )
     learning_rate_schedule: Literal["constant", "linear"] = Field(
         "constant", description="linear: falls to zero over the run's total_steps"
     )
-    updates_per_step: float = Field(1.0, gt=0, description="gradient steps per environment step, on average")
-    warmup_steps: int = Field(
-        100, ge=0, description="environment steps of uniformly random actions before learning begins"
+    updates_per_step: float = Field(
+        1.0,
+        gt=0,
+        description="gradient steps per environment step, on average",
+        json_schema_extra={"search": [0.25, 0.5, 1.0]},
     )
-    batch_size: int = Field(256, ge=1, description="steps drawn from the replay for a gradient step")
+    warmup_steps: int = Field(
+        100,
+        ge=0,
+        description="environment steps of uniformly random actions before learning begins",
+        json_schema_extra={"search": [100, 1_000, 5_000]},
+    )
+    batch_size: int = Field(
+        256,
+        ge=1,
+        description="steps drawn from the replay for a gradient step",
+        json_schema_extra={"search": [64, 128, 256, 512]},
+    )
     replay_size: int = Field(1_000_000, ge=1, description="rows that the replay holds; the oldest are overwritten")
     target_tau: float = Field(
-        0.005, gt=0, le=1, description="share of the way to the critics that their targets go after each gradient step"
+        0.005,
+        gt=0,
+        le=1,
+        description="share of the way to the critics that their targets go after each gradient step",
+        json_schema_extra={"search": {"low": 1e-3, "high": 0.1, "log": True}},
     )
     temperature: Annotated[float, Field(allow_inf_nan=False)] | Literal["auto"] = Field(
         "auto",

@@ -18,8 +18,19 @@ class StepsConfig(CollectorConfig):
 
     name: ClassVar[str] = "steps"
 
-    num_envs: int = Field(8, ge=1, le=65_536, description="environments stepped together")
-    num_steps: int = Field(32, ge=1, description="steps per environment and rollout")
+    num_envs: int = Field(
+        8,
+        ge=1,
+        le=65_536,
+        description="environments stepped together",
+        json_schema_extra={"search": [4, 8, 16, 32]},
+    )
+    num_steps: int = Field(
+        32,
+        ge=1,
+        description="steps per environment and rollout",
+        json_schema_extra={"search": [5, 8, 16, 32, 64, 128, 256]},
+    )
 
     def build(self, env: EnvironmentConfig, seeds: SeedStream, device: str) -> Collector:
         """Build it with its environments."""
@@ -34,7 +45,13 @@ class EpisodesConfig(CollectorConfig):
     name: ClassVar[str] = "episodes"
     whole_episodes: ClassVar[bool] = True
 
-    num_envs: int = Field(1, ge=1, le=65_536, description="environments, each giving one episode per rollout")
+    num_envs: int = Field(
+        1,
+        ge=1,
+        le=65_536,
+        description="environments, each giving one episode per rollout",
+        json_schema_extra={"search": [1, 2, 4, 8, 16]},
+    )
 
     def build(self, env: EnvironmentConfig, seeds: SeedStream, device: str) -> Collector:
         """Build it with its environments."""

@@ -17,17 +17,28 @@ class DiscountedConfig(EstimatorConfig):
 
     name: ClassVar[str] = "discounted"
 
-    gamma: float = Field(0.99, ge=0, le=1, description="discount of rewards, per environment step")
+    gamma: float = Field(
+        0.99,
+        ge=0,
+        le=1,
+        description="discount of rewards, per environment step",
+        json_schema_extra={"search": [0.9, 0.95, 0.98, 0.99, 0.995, 0.999]},
+    )
     bootstrap: bool = Field(
-        True, description="continue cut-off episodes and the rollout's end with the value of the next observation"
+        True,
+        description="continue cut-off episodes and the rollout's end with the value of the next observation",
+        json_schema_extra={"search": False},
     )
     normalize: Literal["off", "running", "per_episode", "per_batch"] = Field(
         "running",
         description="units of the targets: off: rewards as they are; running: mean and deviation of all returns so "
         "far, with values mapped to match; per_episode, per_batch: of this rollout's (whole episodes, no bootstrap)",
+        json_schema_extra={"search": False},
     )
     ddof: Literal[0, 1] = Field(
-        0, description="deviation over n - ddof elements, for per_episode and per_batch; torch's std has 1"
+        0,
+        description="deviation over n - ddof elements, for per_episode and per_batch; torch's std has 1",
+        json_schema_extra={"search": False},
     )
     epsilon: float = Field(0.0, ge=0, description="added to the deviation, for per_episode and per_batch")
 
@@ -85,7 +96,13 @@ class LambdaConfig(DiscountedConfig):
 
     name: ClassVar[str] = "lambda"
 
-    gae_lambda: float = Field(0.95, ge=0, le=1, description="weight of longer returns: bias against variance")
+    gae_lambda: float = Field(
+        0.95,
+        ge=0,
+        le=1,
+        description="weight of longer returns: bias against variance",
+        json_schema_extra={"search": [0.8, 0.9, 0.95, 0.98, 1.0]},
+    )
 
     @model_validator(mode="after")
     def _check_lambda(self) -> Self:

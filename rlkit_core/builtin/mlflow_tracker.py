@@ -439,6 +439,7 @@ def _tags(run: TrackedRun) -> dict[str, str]:
         "rlkit.run_dir": run.folder.path.absolute(),
         "rlkit.host": _dict(origin.get("machine")).get("host"),
         "rlkit.parent": origin.get("parent"),
+        "rlkit.init_from": origin.get("init_from"),
         "mlflow.source.type": "LOCAL",
         "mlflow.source.name": origin.get("command") or "rlkit",
         "mlflow.user": _user(),

@@ -19,10 +19,16 @@ class MLPConfig(NetworkConfig):
 
     name: ClassVar[str] = "mlp"
 
-    hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field((128,), description="width of each hidden layer, in units")
+    hidden: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (128,),
+        description="width of each hidden layer, in units",
+        json_schema_extra={"search": [[64], [128], [64, 64], [128, 128], [256, 256]]},
+    )
     activation: Literal["tanh", "relu"] = Field("relu", description="non-linearity after each hidden layer")
     init: Literal["orthogonal", "default"] = Field(
-        "orthogonal", description="initial weights: orthogonal with gain sqrt(2) and zero bias, or torch's default"
+        "orthogonal",
+        description="initial weights: orthogonal with gain sqrt(2) and zero bias, or torch's default",
+        json_schema_extra={"search": False},
     )
 
     def build(self, observation_space: gymnasium.Space[Any]) -> Network:
@@ -52,9 +58,12 @@ class CNNConfig(NetworkConfig):
     hidden: _Sizes = Field(
         (512,),
         description="width of each hidden layer behind the convolutions, where other observations join, in units",
+        json_schema_extra={"search": [[256], [512]]},
     )
     init: Literal["orthogonal", "default"] = Field(
-        "orthogonal", description="initial weights: orthogonal with gain sqrt(2) and zero bias, or torch's default"
+        "orthogonal",
+        description="initial weights: orthogonal with gain sqrt(2) and zero bias, or torch's default",
+        json_schema_extra={"search": False},
     )
 
     @model_validator(mode="after")
@@ -73,13 +82,20 @@ class CNNConfig(NetworkConfig):
 class _RecurrentConfig(NetworkConfig):
     recurrent: ClassVar[bool] = True
 
-    hidden_size: int = Field(64, ge=1, description="numbers that it remembers with, in units")
+    hidden_size: int = Field(
+        64,
+        ge=1,
+        description="numbers that it remembers with, in units",
+        json_schema_extra={"search": [32, 64, 128, 256]},
+    )
     below: NetworkConfig = Field(
         MLPConfig(hidden=(64,), activation="tanh"),
         description="the network between the observation and it, which does not remember",
     )
     init: Literal["orthogonal", "default"] = Field(
-        "orthogonal", description="initial weights: orthogonal for each gate and zero biases, or torch's default"
+        "orthogonal",
+        description="initial weights: orthogonal for each gate and zero biases, or torch's default",
+        json_schema_extra={"search": False},
     )
 
     @field_validator("below")

@@ -25,9 +25,10 @@ from rlkit_core.registry import Registry
 SettingPath = tuple[str, ...]
 OWN = (
     *("config", "preset", "seeds", "jobs", "run-dir", "init-from", "print-config", "progress", "profile"),
+    *("trials", "seeds-per-trial", "report-seeds", "by", "pruner", "space", "print-space", "output"),
     *("debug", "help", "plugin", "no-plugins"),
 )
-"""Options of the command itself, which no setting can have."""
+"""Options of the commands themselves, which no setting can have."""
 
 
 @dataclass(frozen=True, eq=False)

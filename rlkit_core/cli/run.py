@@ -23,7 +23,7 @@ from rlkit_core.cli.options import (
     parse_error,
 )
 from rlkit_core.cli.root import CONTEXT, Names, common_options
-from rlkit_core.config import Problems, RunConfig, read_config_file
+from rlkit_core.config import Data, Problems, RunConfig, read_config_file
 from rlkit_core.errors import ConfigError, UsageError
 from rlkit_core.presets import configure, offered_presets, presets
 from rlkit_core.registry import Registry, import_modules
@@ -59,7 +59,8 @@ class Algorithms(Names):
             if name is None:
                 registered = ", ".join(Registry().names("algorithm"))
                 raise UsageError(
-                    f"which algorithm? registered: {registered or 'none'}\nfor example: rlkit run a2c --env CartPole-v1"
+                    f"which algorithm? registered: {registered or 'none'}\n"
+                    f"for example: {ctx.command_path} a2c --env CartPole-v1"
                 )
             args = [name, *args]
         return super().parse_args(ctx, args)
@@ -97,9 +98,13 @@ class AlgorithmCommand(click.Command):
                 raise
             return []
         self.settings = {f"setting_{i}": setting for i, setting in enumerate(self.plan.settings)}
-        own = _own_options(self.plan)
+        own = self.own_options(self.plan)
         self.params = [*(self._option(name, setting) for name, setting in self.settings.items()), *own]
         return super().parse_args(ctx, args)
+
+    def own_options(self, plan: Plan) -> list[click.Parameter]:
+        """The options of the command itself."""
+        return _own_options(plan)
 
     def _option(self, name: str, setting: Setting) -> click.Option:
         def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -127,7 +132,7 @@ class AlgorithmCommand(click.Command):
         own = ctx.params
         all_given = self.given(ctx)
         given = {setting: texts for setting, texts in all_given.items() if setting.path[0] != "executor"}
-        config, preset = _configure(self.plan, given, own["preset"])
+        config, preset = configure_plan(self.plan, given, own["preset"])
         seeds = self._seeds(config, own["seeds"], given)
         if own["print_config"] is not None:
             from rlkit_core.cli.toml import as_json, as_toml
@@ -279,12 +284,14 @@ def _own_options(plan: Plan) -> list[click.Parameter]:
     ]
 
 
-def _configure(plan: Plan, given: Mapping[Setting, Sequence[str]], preset: str | None) -> tuple[RunConfig, str | None]:
-    """The config, or all its problems in the words of the command line."""
+def configure_plan(
+    plan: Plan, given: Mapping[Setting, Sequence[str]], preset: str | None, above: Data | None = None
+) -> tuple[RunConfig, str | None]:
+    """The config, or all its problems in the words of the command line; `above` is a layer above the options."""
     problems: Problems = []
     flags = flags_layer(given, problems)
     try:
-        config, name = configure([plan.base, plan.file_layer, flags], plan.registry, preset)
+        config, name = configure([plan.base, plan.file_layer, flags, above or {}], plan.registry, preset)
     except ConfigError as error:
         raise explain(parse_error(problems, error), plan, given) from error
     if problems:

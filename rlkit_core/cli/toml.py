@@ -30,48 +30,59 @@ def as_toml(config: RunConfig) -> str:
     Raises:
         UsageError: a value cannot be said in TOML.
     """
-    return "\n".join(_table(config, ())).strip()
+    return "\n".join(table(config, ())).strip()
 
 
-def _table(model: BaseModel, path: tuple[str, ...]) -> list[str]:
+def table(model: BaseModel, path: tuple[str, ...], notes: Mapping[tuple[str, ...], str] = {}) -> list[str]:
+    """Lines of a part's table, and of the tables in it; the notes stand behind the settings whose paths they have."""
     slots = slots_of(type(model))
     data = dump(model)
     lines = ["", f"[{'.'.join(path)}]"] if path else []
     if isinstance(model, Component):
-        lines.append(f"name = {_value(model.name, path)}")
+        lines.append(f"name = {value(model.name, path)}" + _note((*path, "name"), notes))
     for name, field in type(model).model_fields.items():
         if name in slots:
             continue
         form = Form.of(field.annotation)
         if data[name] is not None:
-            lines.append(f"{_key(name)} = {_value(data[name], (*path, name))}")
+            lines.append(f"{key(name)} = {value(data[name], (*path, name))}" + _note((*path, name), notes))
         elif str not in form.types:
-            lines.append(f'{_key(name)} = "none"')
+            lines.append(f'{key(name)} = "none"' + _note((*path, name), notes))
         elif default_of(field) is not None:
             raise _unsayable((*path, name))
     for name in slots:
-        lines += _table(getattr(model, name), (*path, name))
+        lines += table(getattr(model, name), (*path, name), notes)
     return lines
 
 
-def _value(value: Any, path: tuple[str, ...]) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, float):
-        return repr(value) if math.isfinite(value) else str(value)
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, list):
-        return f"[{', '.join(_value(item, path) for item in value)}]"
-    if isinstance(value, Mapping):
-        items = [f"{_key(str(key))} = {_value(item, path)}" for key, item in value.items()]
+def _note(path: tuple[str, ...], notes: Mapping[tuple[str, ...], str]) -> str:
+    return f"  # {notes[path]}" if path in notes else ""
+
+
+def value(given: Any, path: tuple[str, ...] = ()) -> str:
+    """A value in TOML.
+
+    Raises:
+        UsageError: it cannot be said in TOML.
+    """
+    if isinstance(given, bool):
+        return str(given).lower()
+    if isinstance(given, str):
+        return json.dumps(given, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(given, float):
+        return repr(given) if math.isfinite(given) else str(given)
+    if isinstance(given, int):
+        return str(given)
+    if isinstance(given, list):
+        return f"[{', '.join(value(item, path) for item in given)}]"
+    if isinstance(given, Mapping):
+        items = [f"{key(str(name))} = {value(item, path)}" for name, item in given.items()]
         return f"{{ {', '.join(items)} }}" if items else "{}"
     raise _unsayable(path)
 
 
-def _key(name: str) -> str:
+def key(name: str) -> str:
+    """A key in TOML."""
     return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
 
 
