@@ -889,7 +889,7 @@ def test_runs_are_listed_with_how_they_stand(rlkit):
     assert rlkit("runs") == (0, "no run in runs\n", "")
     assert rlkit(*SHORT, "--seed", "3", "--run-dir", "runs/one")[0] == 0
     started = subprocess.Popen([RLKIT, *CARTPOLE, "--total-steps", "100000000", "--stop-at", "never",
-                                "--run-dir", "runs/two"], stdout=subprocess.DEVNULL)  # fmt: skip
+                                "--log-every", "1000", "--run-dir", "runs/two"], stdout=subprocess.DEVNULL)  # fmt: skip
     try:
         _wait_for(lambda: Path("runs/two/metrics.jsonl").exists() and last_record(Path("runs/two/metrics.jsonl")))
         assert json.loads(rlkit("runs", "--json")[1])[1]["state"] == "running"
