@@ -31,7 +31,7 @@ def _title(kinds: tuple[str, ...]) -> str:
         return "All kinds"
     missing = [kind for kind in KINDS if kind not in kinds]
     if len(missing) < len(kinds):
-        return f"All kinds but {' and '.join(missing)}"
+        return f"All kinds but {', '.join(missing[:-1])} and {missing[-1]}"
     return f"Kind {' and '.join(kinds)}"
 
 

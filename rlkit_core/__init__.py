@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         CollectorConfig,
         EnvironmentConfig,
         EstimatorConfig,
+        ExecutorConfig,
         ExplorationConfig,
         NetworkConfig,
         PolicyConfig,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     )
     from rlkit_core.config import RunConfig
     from rlkit_core.evaluation import Evaluation, evaluate
+    from rlkit_core.executor import Executor
     from rlkit_core.exploration import Exploration
     from rlkit_core.hookspecs import hookimpl
     from rlkit_core.learner import Learner
@@ -45,6 +47,8 @@ _MODULE_OF = {
     "Episode": "rollout",
     "EstimatorConfig": "component",
     "Evaluation": "evaluation",
+    "Executor": "executor",
+    "ExecutorConfig": "component",
     "Exploration": "exploration",
     "ExplorationConfig": "component",
     "Learner": "learner",
@@ -80,6 +84,8 @@ __all__ = [
     "Episode",
     "EstimatorConfig",
     "Evaluation",
+    "Executor",
+    "ExecutorConfig",
     "Exploration",
     "ExplorationConfig",
     "Learner",

@@ -236,6 +236,14 @@ def comparison_page(result: dict[str, Any], figures: Sequence[Figure]) -> str:
                 parts.append(f"<details><summary>Settings that differ in {name}</summary>")
                 rows = [[key, *(_setting(values, key) for values in settings.values())] for key in keys]
                 parts.append(table(["setting", *settings], rows) + "</details>")
+        parts.append("<details><summary>Runs</summary>")
+        runs = [
+            (environment["environment"], side["side"], "" if seed is None else seed, run, f"{score:.6g}")
+            for environment in result["environments"]
+            for side in environment["sides"]
+            for seed, run, score in zip(side["seeds"], side["runs"], side["scores"], strict=True)
+        ]
+        parts.append(table(("environment", "side", "seed", "run", result["measure"]), runs, (2, 4)) + "</details>")
         parts.append("<details><summary>Versions</summary>")
         parts.append(table(("package", "version"), sorted(result["versions"].items())) + "</details>")
         parts.append(f"<pre><code>{html.escape(result['reproduce'])}</code></pre>")
@@ -246,24 +254,25 @@ def comparison_page(result: dict[str, Any], figures: Sequence[Figure]) -> str:
 
 def table_of_sides(environment: dict[str, Any]) -> str:
     """Each side of an environment with its numbers, in HTML."""
-    head = ("side", "seeds", "median", "IQM", "mean", "runs")
+    head = ("side", "seeds", "median", "IQM", "mean")
     rows = [
-        (
-            *(side["side"], len(side["seeds"])),
-            *(_written(side[key]) for key in ("median", "iqm", "mean")),
-            " ".join(map(str, side["runs"])),
-        )
+        (side["side"], len(side["seeds"]), *(_written(side, key) for key in ("median", "iqm", "mean")))
         for side in environment["sides"]
     ]
     return table(head, rows, (1, 2, 3, 4))
 
 
-def _written(interval: dict[str, Any] | None) -> str:
+def _written(side: dict[str, Any], key: str) -> str:
+    """A number of a side with its interval, and the coverage of one that cannot have 95 %."""
+    interval = side[key]
     if interval is None or interval["value"] is None:
         return ""
-    if interval["low"] is None or interval["high"] is None:
-        return f"{interval['value']:.5g}"
-    return f"{interval['value']:.5g} [{interval['low']:.5g}, {interval['high']:.5g}]"
+    text = f"{interval['value']:.5g}"
+    if len(side["seeds"]) > 1 and None not in (interval["low"], interval["high"]):
+        text += f" [{interval['low']:.5g}, {interval['high']:.5g}]"
+        if interval["confidence"] < 0.95:
+            text += f" ({100 * interval['confidence']:.1f} %)"
+    return text
 
 
 def _setting(values: dict[str, Any], key: str) -> str:

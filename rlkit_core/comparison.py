@@ -1,8 +1,7 @@
 """Comparison of groups of runs: from stored runs to numbers, intervals, tests and verdicts, as plain data.
 
-`compare` gives what `comparison.json` holds and charts and reports are made from. Numbers are JSON numbers, and None
-where there is none (a point of a curve before the first evaluation, an interval of too few seeds); nothing in it is
-NaN. Every interval is a table `{"value", "low", "high", "confidence", "method"}`; `low` and `high` are None together.
+`compare` gives what `comparison.json` holds and charts and reports are made from. Numbers are finite. An interval is a
+table `{"value", "low", "high", "confidence", "method"}`; of steps to a threshold, what is not reached is None in it.
 
     format             1
     name               of the comparison
@@ -29,12 +28,11 @@ NaN. Every interval is a table `{"value", "low", "high", "confidence", "method"}
             scores     what the verdict is about, in the order of the seeds [n]
             censored   by `steps`: whether the threshold was not reached, the score then being the steps for which all
                        runs were watched; else all false [n]
-            median     interval, exact (order statistics); by `steps` None where it is censored
+            median     interval, exact (order statistics)
             iqm, mean  intervals (stratified bootstrap)
             final      returns of the last policies [n], None where there is none
             steps_to_threshold   None without a threshold, else {"steps": [n], "reached": [n] booleans, "num_reached",
-                       "median": interval}; a run that has not reached it counts with the steps that were watched, and
-                       an end of the interval that is censored is None
+                       "median": interval}; `steps` of a run that has not reached it are those that were watched
             curves     {"steps": curve, "seconds": curve} or None each, where a curve is {"x": [K], "median": [K],
                        "iqm": [K], "low": [K], "high": [K], "confidence", "method", "runs": [n][K]}: evaluations at
                        the nominal steps that all runs of the side have; or at K wall times, the last one before each
@@ -43,7 +41,7 @@ NaN. Every interval is a table `{"value", "low", "high", "confidence", "method"}
             side, baseline       names: what is said is about `side`
             n                    [seeds of side, seeds of baseline]; if paired, pairs twice
             difference           interval: what was tested, of `side` less that of `baseline`
-            statistic            what that is: `difference of the interquartile means`, or of the means below 5 seeds
+            statistic            what that is: `difference of the means`, or `mean of the differences` of pairs
             probability_of_improvement   interval: a run of `side` is better than one of `baseline` (ties count half)
             p, p_corrected       of the permutation test; the latter is None where there were too few seeds for any
             method               `exact` or `Monte Carlo`
@@ -70,6 +68,7 @@ NaN. Every interval is a table `{"value", "low", "high", "confidence", "method"}
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -83,6 +82,7 @@ from rlkit_core import statistics
 from rlkit_core.errors import UsageError
 from rlkit_core.refusals import (
     EVALUATION,
+    LARGEST,
     TRAINING,
     By,
     Refusal,
@@ -149,7 +149,7 @@ def compare(
     Raises:
         UsageError: scores cannot be had: there is no threshold, or no step at which all were evaluated.
     """
-    runs = counted(runs, by)
+    given, runs = runs, counted(runs, by)
     order = list(dict.fromkeys(sides)) if sides is not None else sorted({run.group for run in runs})
     merge = any(refusal.key == "environment-versions" for refusal in allowed)
     options = _Options(by, paired, alpha, seed, resamples, details)
@@ -190,7 +190,7 @@ def compare(
         "overall": _overall(asked, options),
         "normalised": normalised,
         "allowed": [{"key": refusal.key, "reason": refusal.reason} for refusal in allowed],
-        "notes": [note] if note else [],
+        "notes": [*_left_out(given, runs, order), *([note] if note else [])],
         "versions": _joined([run.versions for run in runs]),
         "code": _joined([{module: digest[:12] for module, digest in run.code.items()} for run in runs]),
         "made_with": {},
@@ -302,10 +302,14 @@ class _Pair:
         if not paired:
             return self.side.scores, self.baseline.scores
         mine, theirs = (
-            {run.seed: score for run, score in zip(reversed(side.runs), side.scores[::-1], strict=True)}
+            {
+                run.seed: score
+                for run, score in zip(reversed(side.runs), side.scores[::-1], strict=True)
+                if run.seed is not None
+            }
             for side in (self.side, self.baseline)
         )
-        shared = [seed for seed in dict.fromkeys(run.seed for run in self.side.runs) if seed in theirs]
+        shared = [seed for seed in dict.fromkeys(run.seed for run in self.side.runs) if seed in theirs and seed in mine]
         return np.array([mine[seed] for seed in shared]), np.array([theirs[seed] for seed in shared])
 
 
@@ -363,9 +367,9 @@ def _finite(curve: Curve | None) -> Curve:
     """A curve's finite points, one per step: the last of those that have one."""
     if curve is None:
         return Curve(np.zeros(0, np.int64), np.zeros(0), np.zeros(0))
-    keep = np.isfinite(curve.values) & np.isfinite(curve.seconds)
-    keep[:-1] &= curve.steps[:-1] != curve.steps[1:]
-    return curve if keep.all() else Curve(curve.steps[keep], curve.seconds[keep], curve.values[keep])
+    keep = np.flatnonzero((np.abs(curve.values) < LARGEST) & np.isfinite(curve.seconds))
+    keep = keep[np.diff(curve.steps[keep], append=-1) != 0]
+    return Curve(curve.steps[keep], curve.seconds[keep], curve.values[keep])
 
 
 def _common_steps(curves: Sequence[Curve]) -> Array:
@@ -423,7 +427,7 @@ def _answer(
         float(statistics.probability_of_improvement([sign * x], [sign * y])),
         statistics.improvement_interval([sign * x], [sign * y], options.generator(), resamples=options.resamples),
     )
-    difference = _interval(test.difference, _difference_interval(x, y, test, options))
+    difference = _interval(test.difference, _difference_interval(x, y, options))
     if turned:
         improvement, difference = _mirrored(improvement, 1.0), _mirrored(difference, 0.0)
         verdict = statistics.verdict(
@@ -478,11 +482,10 @@ def _no_answer(pair: _Pair, options: _Options) -> Table:
     }
 
 
-def _difference_interval(x: Array, y: Array, test: statistics.Test, options: _Options) -> statistics.Interval:
+def _difference_interval(x: Array, y: Array, options: _Options) -> statistics.Interval:
     if options.paired:
         return _bootstrap([x - y], statistics.aggregate_mean, options)
-    reduced = statistics.iqm if "interquartile" in test.statistic else (lambda scores: np.mean(scores, -1))
-    return _bootstrap([x, y], lambda drawn: reduced(drawn[0]) - reduced(drawn[1]), options)
+    return _bootstrap([x, y], lambda drawn: np.mean(drawn[0], -1) - np.mean(drawn[1], -1), options)
 
 
 def _text(pair: _Pair, answer: Table, num_tests: int, options: _Options) -> str:
@@ -491,6 +494,9 @@ def _text(pair: _Pair, answer: Table, num_tests: int, options: _Options) -> str:
         said = f"cannot tell {_apart(pair)}: "
     else:
         said = f"{pair.side.name} is {answer['verdict']} than {pair.baseline.name} on {pair.environment.name}: "
+    pairs = f"{answer['n'][0]} pairs, " if options.paired else ""
+    # The means are what is tested, the medians what is in the field's tables.
+    said += f"{pairs}mean {_mean(pair.side, options)} against {_mean(pair.baseline, options)}, "
     said += f"median {_median(pair.side, options)} against {_median(pair.baseline, options)}"
     improvement = answer["probability_of_improvement"]
     said += (
@@ -498,16 +504,19 @@ def _text(pair: _Pair, answer: Table, num_tests: int, options: _Options) -> str:
     )
     if answer["p_corrected"] is None or (answer["verdict"] == "cannot tell" and answer["more_seeds"]):
         return f"{said}; {answer['reason']}"
-    said += f", p = {_p(answer['p'])} {answer['method']}"
-    return said + (
-        f", {_p(answer['p_corrected']).removeprefix('= ')} after Holm's correction for {num_tests} tests"
-        if num_tests > 1
-        else ""
-    )
+    said += f", p = {_p(answer['p'])} {answer['method']}".replace("= less than", "<")
+    if num_tests > 1:
+        said += f", {_p(answer['p_corrected'])} after Holm's correction for {num_tests} tests"
+    return said
 
 
 def _apart(pair: _Pair) -> str:
     return f"{pair.side.name} and {pair.baseline.name} apart on {pair.environment.name}"
+
+
+def _mean(side: _Side, options: _Options) -> str:
+    value = float(side.scores.mean())
+    return f"{value:,.0f} steps" if options.by == "steps" else number(value)
 
 
 def _median(side: _Side, options: _Options) -> str:
@@ -518,16 +527,17 @@ def _median(side: _Side, options: _Options) -> str:
 
 
 def number(value: float | None) -> str:
-    """A return for people, to about four digits."""
+    """A return for people."""
     if value is None:
         return "-"
     size = abs(value)
-    digits = 1 if size >= 100 or size == 0 else 2 if size >= 1 else min(3 - math.floor(math.log10(size)), 12)
-    return f"{value:,.{digits}f}" if size < 1e7 else f"{value:.4g}"
+    if 0 < size < 1 or size >= 1e7:
+        return f"{value:.3g}"
+    return f"{value:,.{2 if 1 <= size < 100 else 1}f}"
 
 
 def _p(p: float) -> str:
-    return f"= {p:.2g}" if p >= 0.0001 else "< 0.0001"
+    return f"{p:.2g}" if p >= 0.0001 else "less than 0.0001"
 
 
 # Intervals.
@@ -571,11 +581,7 @@ def _median_of(scores: Array) -> Table:
 
 def _median_steps(side: _Side) -> Table:
     assert side.first is not None
-    # Infinity less infinity is none: of an even number, both in the middle have to be known.
-    ordered = np.sort(side.first)
-    middle = ordered[[(len(ordered) - 1) // 2, len(ordered) // 2]]
-    value = float(middle.mean()) if np.isfinite(middle).all() else None
-    return _interval(value, statistics.median_interval(side.first))
+    return _interval(statistics.median_steps(side.first, side.watched), statistics.median_interval(side.first))
 
 
 # What is told of an environment.
@@ -635,7 +641,7 @@ def _about_side(side: _Side, environment: _Environment, options: _Options) -> Ta
         "median": _median_interval(side, options),
         "iqm": _aggregate([side.scores], statistics.aggregate_iqm, options),
         "mean": _aggregate([side.scores], statistics.aggregate_mean, options),
-        "final": [value if value is not None and math.isfinite(value) else None for value in final],
+        "final": [value if value is not None and abs(value) < LARGEST else None for value in final],
         "steps_to_threshold": steps,
         "curves": {"steps": _curve_by_steps(side), "seconds": _curve_by_seconds(side)}
         if options.details
@@ -705,7 +711,7 @@ def _own_settings(side: _Side, environment: _Environment) -> Table:
     all_settings = [other.runs[0].settings for other in environment.sides.values()]
     mine = side.runs[0].settings
     return {
-        name: value
+        name: _plain(value)
         for name, value in mine.items()
         if name.partition(".")[0] not in NOT_SHOWN
         and any(name not in settings or settings[name] != value for settings in all_settings)
@@ -778,6 +784,15 @@ def _normalised(
 # Small things.
 
 
+def _left_out(given: Sequence[StoredRun], runs: Sequence[StoredRun], order: Sequence[str]) -> Iterable[str]:
+    """What is not compared, and no refusal speaks of."""
+    there = {run.group for run in runs}
+    yield from (f"{side} has no finished run" for side in order if side not in there)
+    nowhere = sum(not run.group for run in given)
+    if nowhere:
+        yield f"{nowhere} run{'s' * (nowhere > 1)} of no group left out"
+
+
 def _joined(tables: Sequence[Mapping[str, str]]) -> dict[str, str]:
     """Values by name, different ones joined by commas."""
     names = sorted({name for table in tables for name in table})
@@ -786,8 +801,15 @@ def _joined(tables: Sequence[Mapping[str, str]]) -> dict[str, str]:
 
 def _different(values: Iterable[Any]) -> Any:
     """The value, or different ones joined by commas."""
-    found = list(dict.fromkeys(values))
-    return found[0] if len(found) == 1 else ", ".join(sorted(map(str, found)))
+    found = {json.dumps(value, default=str): value for value in values}
+    return _plain(next(iter(found.values()))) if len(found) == 1 else ", ".join(sorted(found))
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON has it."""
+    return (
+        value if isinstance(value, (str, int)) or value is None else json.loads(json.dumps(value), parse_constant=str)
+    )
 
 
 def _whole(value: float | None) -> int | None:

@@ -89,6 +89,12 @@ class ResumeRefused(RlkitError):
         super().__init__(message)
 
 
+class ReproductionRefused(RlkitError):
+    """A run that nobody can make again from its record."""
+
+    exit_code = 7
+
+
 class ComparisonRefused(UsageError):
     """A comparison that would mislead.
 

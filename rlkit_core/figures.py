@@ -22,6 +22,8 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 """Of their lines, where there are more sides than colours."""
 LONGEST_NAME = 42
 """Characters of a name in a legend: the middle of longer ones is left out."""
+LONGEST_ROW = 34
+"""Likewise before a row: the axes need room beside it."""
 MANY_POINTS = 40
 """Points of a line above which they are not marked one by one."""
 
@@ -235,7 +237,7 @@ def _draw(axes: Any, chart: Chart, handles: dict[str, Any]) -> None:
                 color="#555555",
             )
     if chart.rows:
-        labels = short_names(row.label for row in chart.rows)
+        labels = short_names((row.label for row in chart.rows), LONGEST_ROW)
         axes.set_yticks(range(len(chart.rows)), [labels[row.label] for row in chart.rows])
         axes.set_ylim(len(chart.rows) - 0.4, -0.6)
         axes.grid(axis="y", visible=False)
@@ -293,7 +295,7 @@ def plotly_figure(chart: Chart) -> dict[str, Any]:
     """
     traces: list[dict[str, Any]] = []
     shown: set[str] = set()
-    labels = short_names([*(line.label for line in chart.lines), *(row.label for row in chart.rows)])
+    labels = short_names(line.label for line in chart.lines)
     for line in chart.lines:
         traces += _line_traces(line, html.escape(labels[line.label]), line.label not in shown and not line.is_thin)
         if not line.is_thin:
@@ -302,10 +304,13 @@ def plotly_figure(chart: Chart) -> dict[str, Any]:
         traces += _row_traces(number, row)
     y_axis: dict[str, Any] = {**_AXIS, "title": {"text": html.escape(chart.y), "standoff": 8}, "automargin": True}
     x_axis: dict[str, Any] = {**_AXIS, "title": {"text": html.escape(chart.x), "standoff": 8}, "automargin": True}
-    if chart.x_limits != (None, None):
+    if chart.x_limits == (0, None):
+        x_axis["rangemode"] = "tozero"
+    elif chart.x_limits != (None, None):
         x_axis["range"] = list(chart.x_limits)
     if chart.rows:
-        ticks = [html.escape(labels[row.label]) for row in chart.rows]
+        names = short_names((row.label for row in chart.rows), LONGEST_ROW)
+        ticks = [html.escape(names[row.label]) for row in chart.rows]
         y_axis |= {"tickvals": list(range(len(ticks))), "ticktext": ticks, "showgrid": False}
         y_axis["range"] = [len(ticks) - 0.4, -0.6]
     elif chart.y_limits != (None, None):
@@ -469,7 +474,9 @@ _POLICY = (
 )
 
 _SCRIPT = """
-const config = {displaylogo: false, responsive: true, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"]};
+// Named one by one: among the others is one that sends the chart to a company.
+const buttons = ["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"];
+const config = {displaylogo: false, responsive: true, modeBarButtons: [buttons], plotlyServerURL: ""};
 figures.forEach((figure, i) => Plotly.newPlot("chart-" + i, figure.data, figure.layout, config));
 """
 

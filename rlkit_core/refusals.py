@@ -32,6 +32,9 @@ KEYS = {
 }
 """Why each misleads and what to do, by what `--allow` takes."""
 
+LARGEST = 1e100
+"""Returns from which on nothing is computed: their squares and sums would be no numbers any more."""
+
 PACKAGES_OF_ENVIRONMENTS = ("gymnasium", "mujoco", "box2d", "ale-py")
 NOT_OF_A_GROUP = (*COMPUTES_NOTHING, "seed", "total_steps", "imports", "requires", "env")
 """Settings, by the first part of their names, in which runs of a group may differ, or that are looked at elsewhere."""
@@ -56,6 +59,9 @@ class Refusal:
         return [f"{self.key}: {self.reason}", f"  {KEYS[self.key]}"]
 
 
+BECAME = {"failed": "failed", "running": "is running", "damaged": "is damaged"}
+"""What became of runs that did not finish, where it is not said like `was killed`."""
+
 Cells = dict[tuple[str, str], list[StoredRun]]
 """Runs by group and environment, in the order of their seeds."""
 
@@ -79,7 +85,7 @@ def cells(runs: Iterable[StoredRun]) -> Cells:
 
 def score_from(run: StoredRun, by: By) -> Literal["final", "evaluation", "training"] | None:
     """Where a run's score comes from: its final evaluation, its curve of evaluations, its training; None: nowhere."""
-    if by == "final" and math.isfinite(run.final.get("return", math.nan)):
+    if by == "final" and abs(run.final.get("return", math.nan)) < LARGEST:
         return "final"
     if _has_numbers(run.curves.get(EVALUATION)):
         return "evaluation"
@@ -87,8 +93,12 @@ def score_from(run: StoredRun, by: By) -> Literal["final", "evaluation", "traini
 
 
 def counted(runs: Iterable[StoredRun], by: By) -> list[StoredRun]:
-    """Runs that are compared: those that finished and have a score."""
-    return [run for run in runs if run.state == "finished" and run.environment and score_from(run, by) is not None]
+    """Runs that are compared: those of a group that finished and have a score."""
+    return [
+        run
+        for run in runs
+        if run.state == "finished" and run.group and run.environment and score_from(run, by) is not None
+    ]
 
 
 def has_stopped(run: StoredRun) -> bool:
@@ -213,7 +223,8 @@ def _mixed_settings(by_cell: Cells) -> Iterator[str]:
 
 def _same_seed(by_cell: Cells) -> Iterator[str]:
     for cell, runs in by_cell.items():
-        for seed, of_seed in _by_value(_distinct(runs), lambda run: run.seed).items():
+        known = [run for run in _distinct(runs) if run.seed is not None]
+        for seed, of_seed in _by_value(known, lambda run: run.seed).items():
             if len(of_seed) > 1:
                 yield f"{_place(cell)} has seed {seed} {len(of_seed)} times: {_places(of_seed)}"
 
@@ -234,9 +245,9 @@ def _environment_versions(by_environment: Mapping[str, list[StoredRun]]) -> Iter
             f"{environment} in {_groups(by_environment[environment])}" for environment in sorted(ids)
         )
     for environment, members in by_environment.items():
-        settings = [environment_settings(run) for run in members]
-        for name in sorted({name for each in settings for name in each}):
-            by_value = _by_value(members, lambda run: environment_settings(run).get(name))  # noqa: B023
+        settings = {run.place: environment_settings(run) for run in members}
+        for name in sorted({name for each in settings.values() for name in each}):
+            by_value = _by_value(members, lambda run: settings[run.place].get(name))  # noqa: B023
             if len(by_value) > 1:
                 yield f"{environment} has " + _values(name, by_value, _groups)
         for package in PACKAGES_OF_ENVIRONMENTS:
@@ -286,7 +297,8 @@ def _episodes_as_seeds(by_cell: Cells) -> Iterator[str]:
             if len(begun) > 1:
                 yield f"{_place(cell)}: {_seeds(begun)} all began from the policy of {begun[0].init_from}"
         for copies in _by_value([run for run in rest if _telling(run)], _fingerprint).values():
-            if len({run.seed for run in copies}) > 1:
+            # The same seed twice is said by itself, and unknown seeds are no excuse.
+            if len(copies) > 1 and (len({run.seed for run in copies}) > 1 or copies[0].seed is None):
                 yield f"{_place(cell)}: {_seeds(copies)} have one and the same curve, point by point"
 
 
@@ -300,8 +312,8 @@ def _missing_runs(
     sides = {run.group for run in selected if run.group}
     parents = {run.parent for run in compared if run.parent}
     environments = {run.environment for run in compared}
-    have = {(run.group, run.environment, run.seed) for run in compared}
-    places = {run.place for run in selected}
+    have = {(run.group, run.environment, run.seed) for run in compared if run.seed is not None}
+    there, places = {run.place for run in compared}, {run.place for run in selected}
 
     def matters(group: str, environment: str | None) -> bool:
         return group in sides and (environment is None or not narrowed or environment in environments)
@@ -316,11 +328,12 @@ def _missing_runs(
     for run in {run.place: run for run in (*selected, *group_runs)}.values():
         key = (run.group, run.environment, run.seed)
         of_ours = matters(run.group, run.environment) or (run.state == "damaged" and run.parent in parents)
-        if not of_ours or key in have:
+        # A seed that was run again, and then finished, is not missing.
+        if not of_ours or run.place in there or key in have:
             continue
         seen.add(key)
         if run.state != "finished":
-            add(f"is {run.state}" if run.state == "running" else f"was {run.state}", *key, run.place)
+            add(BECAME.get(run.state, f"was {run.state}"), *key, run.place)
         elif run.place in places:
             add("finished without a score", *key, run.place)
         else:
@@ -330,7 +343,7 @@ def _missing_runs(
             if matters(key[0], key[1]) and key not in have and key not in seen:
                 add("was planned and is not there", *key)
     for what, of_cells in missing.items():
-        listed = [f"{', '.join(sorted(names, key=_natural))} of {_place(cell)}" for cell, names in of_cells.items()]
+        listed = [f"{', '.join(sorted(names, key=natural))} of {_place(cell)}" for cell, names in of_cells.items()]
         yield f"{_several(listed)} {what}"
 
 
@@ -379,7 +392,7 @@ def _groups(runs: Sequence[StoredRun]) -> str:
 
 
 def _places(runs: Sequence[StoredRun]) -> str:
-    return _several(sorted((run.place for run in runs), key=_natural), most=3)
+    return _several(sorted((run.place for run in runs), key=natural), most=3)
 
 
 def _seeds(runs: Sequence[StoredRun]) -> str:
@@ -426,7 +439,7 @@ def _short(value: str) -> str:
     return value if len(value) <= 40 else value[:37] + "…"
 
 
-def _natural(text: str) -> list[tuple[int, str]]:
+def natural(text: str) -> list[tuple[int, str]]:
     """Key to sort by, numbers within a text as numbers."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)]
 
@@ -436,11 +449,18 @@ def _natural(text: str) -> list[tuple[int, str]]:
 
 def _by_value(runs: Iterable[StoredRun], key: Callable[[StoredRun], Any]) -> dict[str, list[StoredRun]]:
     """Runs by a value of theirs, as text, in the order in which values come first."""
+    members = list(runs)
+    values = [key(run) for run in members]
+    # Nearly always all are the same: that is seen at once.
+    texts = [_as_text(values[0])] * len(values) if values and values.count(values[0]) == len(values) else None
     found: dict[str, list[StoredRun]] = {}
-    for run in runs:
-        value = key(run)
-        found.setdefault(value if isinstance(value, str) else json.dumps(value, default=str), []).append(run)
+    for run, text in zip(members, texts or map(_as_text, values), strict=True):
+        found.setdefault(text, []).append(run)
     return found
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _distinct(runs: Iterable[StoredRun]) -> list[StoredRun]:
@@ -449,7 +469,7 @@ def _distinct(runs: Iterable[StoredRun]) -> list[StoredRun]:
 
 
 def _has_numbers(curve: Curve | None) -> bool:
-    return curve is not None and len(curve.values) > 0 and math.isfinite(curve.values[-1])
+    return curve is not None and len(curve.values) > 0 and bool(abs(curve.values[-1]) < LARGEST)
 
 
 def _telling(run: StoredRun) -> bool:

@@ -193,7 +193,7 @@ def _settings_of_group(runs: Sequence[StoredRun]) -> str:
     for key, found in sorted(values.items()):
         if len(found) == 1 and sum(map(len, found.values())) == len(runs):
             shared.append((key, *found))
-        elif key != "seed":
+        elif key not in ("seed", "group"):
             for value, whose in found.items():
                 names = sorted(set(whose))
                 differing.append(

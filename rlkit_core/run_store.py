@@ -128,6 +128,19 @@ class RunStore(ABC):
     def groups(self) -> list[StoredGroup]:
         """Groups of runs that were started together."""
 
+    def fetch(self, run: str, folder: Path) -> Path:
+        """The folder of a run, or, where it is not at hand, what the store has of it in the form of a run's folder.
+
+        Args:
+            run: its name, id or folder.
+            folder: an empty one, to write into.
+
+        Raises:
+            UsageError: there is no such run, or several are called so.
+            StorageError: the store cannot be read, or does not have the run's settings.
+        """
+        raise UsageError("runs of this store cannot be fetched")
+
     def keep(self, name: str, folder: Path, tags: Mapping[str, str]) -> str | None:
         """Store the files of a folder as a run of its own, such as a comparison; returns where it is seen, for people.
 
@@ -241,6 +254,19 @@ def open_store(uri: str | None, environ: Mapping[str, str]) -> RunStore:
     return store
 
 
+def the_one(runs: Sequence[StoredRun], name: str) -> StoredRun:
+    """The only one of some runs.
+
+    Raises:
+        UsageError: there are several.
+    """
+    if len(runs) != 1:
+        raise UsageError(
+            f"{len(runs)} runs are called {name}\ngive the folder or the id of one: rlkit runs --group {name}"
+        )
+    return runs[0]
+
+
 # ---- run folders ----
 
 
@@ -281,6 +307,10 @@ class FolderStore(RunStore):
                 wanted.append(run.place)
         found, _ = chosen(paths.values(), wanted, where)
         return [_with_curves(run, curves) for run in found] if curves else found
+
+    def fetch(self, run: str, folder: Path) -> Path:
+        """See `RunStore`; nothing is written."""
+        return Path(the_one(self.runs([run]), run).place)
 
     def groups(self) -> list[StoredGroup]:
         """See `RunStore`; what cannot be read is no group."""

@@ -57,8 +57,8 @@ class Test:
         method: `exact` or `Monte Carlo`.
         splits: how many ways of dealing the scores out were counted.
         smallest_p: what p can be at least with so many seeds.
-        difference: what was tested, x minus y, in units of the scores.
-        statistic: what it is, for people.
+        difference: x minus y, in units of the scores.
+        statistic: what that is, for people.
     """
 
     p: float
@@ -119,10 +119,10 @@ def prediction_interval(scores: Array, confidence: float = 0.95, *, seeds: int =
     """Where the mean score of so many further seeds, made and evaluated in the same way, will lie.
 
     mean ± t s sqrt(1/n + 1/seeds), t the quantile of Student's distribution with n - 1 degrees of freedom: exact for
-    normal scores. (Hahn & Meeker 1991, Statistical Intervals, sections 4.7 and 4.8.) It also takes in all scores that
+    normal scores. (Hahn & Meeker 1991, Statistical Intervals, section 4.7.) It also takes in all scores that
     were seen, so that it covers something whatever the distribution is: all further scores lie in the range of the n
     if none of them is the lowest or the highest of all n + seeds, which has probability n (n - 1) / ((n + seeds) (n +
-    seeds - 1)) (section 5.4 there). That alone reaches 95 % only with 39 seeds for one further.
+    seeds - 1)) (chapter 5 there). That alone reaches 95 % only with 39 seeds for one further.
 
     Where all scores are equal nothing is known of their spread; `confidence` is then what the range covers.
 
@@ -222,7 +222,7 @@ def restricted_steps(sides: Sequence[tuple[Array, Array]]) -> tuple[list[Array],
 def iqm(scores: Array) -> Any:
     """Interquartile mean: the mean without the lowest and the highest quarter, `int(n / 4)` scores each.
 
-    Agarwal et al. 2021, section 4.2; scipy's `trim_mean(scores, 0.25)`.
+    Agarwal et al. 2021, section 4.3; scipy's `trim_mean(scores, 0.25)`.
 
     Args:
         scores: those of one environment, or of all together.  # [..., n]
@@ -252,7 +252,7 @@ def aggregate_median(strata: Sequence[Array]) -> Any:
 def aggregate_iqm(strata: Sequence[Array]) -> Any:
     """Interquartile mean of the scores of all environments together; they must be on one scale.
 
-    # [..., seeds] each -> [...]
+    One array per environment, `[..., seeds]`, gives `[...]`.
     """
     return iqm(np.concatenate([np.asarray(scores, float) for scores in strata], -1))
 
@@ -260,7 +260,7 @@ def aggregate_iqm(strata: Sequence[Array]) -> Any:
 def optimality_gap(strata: Sequence[Array], target: float = 1.0) -> Any:
     """How much scores fall short of a target on average; what is above it makes up for nothing (Agarwal et al. 2021).
 
-    # [..., seeds] each -> [...]
+    One array per environment, `[..., seeds]`, gives `[...]`.
     """
     return target - np.minimum(np.concatenate([np.asarray(scores, float) for scores in strata], -1), target).mean(-1)
 
@@ -285,7 +285,7 @@ def probability_of_improvement(xs: Sequence[Array], ys: Sequence[Array]) -> Any:
 
 
 def performance_profile(strata: Sequence[Array], thresholds: Array) -> Array:
-    """Share of runs with a score above each threshold, the mean over environments (Agarwal et al. 2021, section 4.1).
+    """Share of runs with a score above each threshold, the mean over environments (Agarwal et al. 2021, section 4.2).
 
     Args:
         strata: one array per environment.  # [..., seeds] each
@@ -390,8 +390,9 @@ def permutation_test(
     are more than `most_splits` ways, as many as `DRAWS` are drawn, and the real one is counted with them (Phipson &
     Smyth 2010). What differs by no more than rounding counts as equal.
 
-    The difference is that of the interquartile means from 5 seeds a side, that of the means below and for pairs, where
-    it has more power; see docs/statistics.md.
+    What is compared is Welch's t: the difference of the means in units of its standard error. Sides of equally many
+    scores, and signs of pairs, have the same order by the difference itself. Unlike other statistics it is near its
+    level, too, where means are equal and spreads are not (Janssen 1997); see docs/statistics.md.
 
     Args:
         x, y: scores of the sides, one per seed.  # [n], [m]
@@ -428,18 +429,18 @@ def permutation_tests(
 def _tests(x: Array, y: Array, generator: np.random.Generator, most_splits: int) -> list[Test]:
     """Tests of pairs of equal sizes.  # [P, n], [P, m]"""
     n, m = x.shape[1], y.shape[1]
-    cut, kind = _cut(n, m)
     pooled, unit, tolerance = _normed(np.concatenate([x, y], 1))
-    observed = _trimmed(pooled[:, :n], cut[0]) - _trimmed(pooled[:, n:], cut[1])
+    differences = unit * (pooled[:, :n].mean(1) - pooled[:, n:].mean(1))
     total = math.comb(n + m, n)
     exact = total <= most_splits
-    # Splits are of places in the sorted scores: what a trimmed mean leaves out is then the same for all pairs, and the
-    # difference is a sum with weights that all pairs share.
-    weights = _chunks(_all_splits(n, m, cut)) if exact else _drawn_splits(n, m, cut, generator)
-    counts, splits = _count(np.sort(pooled, 1), weights, np.abs(observed) - tolerance)
-    # Equal sides: a split and its mirror image differ by the sign only, so that each was counted once for both.
-    ways = math.comb(sum(cut), cut[0]) * (2 if n == m else 1)
-    return _results(counts, splits, total if exact else None, ways / total, observed * unit, kind)
+    masks = _chunks(_all_splits(n, m)) if exact else _drawn_splits(n, m, generator)
+    # Of equal sides Welch's t has the order of the difference itself; the spread of one score is not known.
+    larger = _larger_mean if n == m or min(n, m) == 1 else _larger_welch
+    counts, splits = _count(len(pooled), masks, larger(pooled, n, tolerance))
+    # Equal sides: a split and its mirror image differ by the sign only, and each was counted once for both.
+    smallest_p = (2 if n == m else 1) / total
+    kind = "difference of the means"
+    return _results(counts, splits, total if exact else None, smallest_p, differences, kind)
 
 
 def _paired_tests(x: Array, y: Array, generator: np.random.Generator, most_splits: int) -> list[Test]:
@@ -457,20 +458,14 @@ def _paired_tests(x: Array, y: Array, generator: np.random.Generator, most_split
     if exact:
         # The first sign is fixed: flipping all of them changes the sign only.
         bits = (np.arange(total // 2)[:, None] >> np.arange(n)) & 1
-        weights = _chunks((1 - 2 * bits) / n)
+        signs = _chunks(1.0 - 2 * bits)
     else:
-        weights = (generator.choice((-1.0, 1.0), (rows, n)) / n for rows in _rows(DRAWS, n))
+        signs = (generator.choice((-1.0, 1.0), (rows, n)) for rows in _rows(DRAWS, n))
     observed = differences.mean(1)
-    counts, splits = _count(differences, weights, np.abs(observed) - tolerance)
+    bounds = (np.abs(observed) - tolerance)[:, None]
+    counts, splits = _count(len(x), signs, lambda part, turned: np.abs(differences[part] @ turned) / n >= bounds[part])
     kind = "mean of the differences"
     return _results(counts, splits, total if exact else None, 2 / total, observed * largest * scale, kind)
-
-
-def _cut(n: int, m: int) -> tuple[tuple[int, int], str]:
-    """How many scores are left out at each end of the sides, and what the statistic is called."""
-    if min(n, m) < 5:
-        return (0, 0), "difference of the means"
-    return (n // 4, m // 4), "difference of the interquartile means"
 
 
 def _normed(scores: Array) -> tuple[Array, Array, Array]:
@@ -488,46 +483,29 @@ def _normed(scores: Array) -> tuple[Array, Array, Array]:
     return moved / spread[:, None], spread * scale, 1e-10 + 1e-13 / spread
 
 
-def _trimmed(scores: Array, cut: int) -> Array:
-    """# [P, n] -> [P]"""
-    n = scores.shape[1]
-    return np.asarray(np.sort(scores, 1)[:, cut : n - cut].mean(1))
-
-
-def _weights(first: Array, n: int, m: int, cut: tuple[int, int]) -> Array:
-    """Weights of sorted scores in the difference of trimmed means, from the places that the first side has.
-
-    # [K, n] ascending -> [K, n + m]
-    """
-    K = len(first)
-    mine = np.zeros((K, n + m), bool)
-    np.put_along_axis(mine, first, True, 1)
-    other = np.nonzero(~mine)[1].reshape(K, m)
-    weights = np.zeros((K, n + m))
-    np.put_along_axis(weights, first[:, cut[0] : n - cut[0]], 1 / (n - 2 * cut[0]), 1)
-    np.put_along_axis(weights, other[:, cut[1] : m - cut[1]], -1 / (m - 2 * cut[1]), 1)
-    return weights
-
-
 @lru_cache(maxsize=2)
-def _all_splits(n: int, m: int, cut: tuple[int, int]) -> Array:
-    """Weights of all splits; of equal sides only those where the first has the lowest score.  # [K, n + m]"""
+def _all_splits(n: int, m: int) -> Array:
+    """All splits, 1 for members of the first side, else 0; of equal sides only those where it has the first score.
+
+    # [K, n + m]
+    """
     fixed = 1 if n == m else 0
     chosen = combinations(range(fixed, n + m), n - fixed)
     K = math.comb(n + m - fixed, n - fixed)
-    first = np.fromiter(chain.from_iterable(chosen), np.int64, K * (n - fixed)).reshape(K, n - fixed)
-    if fixed:
-        first = np.concatenate([np.zeros((K, 1), np.int64), first], 1)
-    weights = _weights(first, n, m, cut)
-    weights.setflags(write=False)
-    return weights
+    members = np.fromiter(chain.from_iterable(chosen), np.int64, K * (n - fixed)).reshape(K, n - fixed)
+    mask = np.zeros((K, n + m))
+    mask[:, :fixed] = 1
+    np.put_along_axis(mask, members, 1, 1)
+    mask.setflags(write=False)
+    return mask
 
 
-def _drawn_splits(n: int, m: int, cut: tuple[int, int], generator: np.random.Generator) -> Iterator[Array]:
-    """Weights of splits drawn at random, in chunks.  # [k, n + m] each"""
+def _drawn_splits(n: int, m: int, generator: np.random.Generator) -> Iterator[Array]:
+    """Splits drawn at random, in chunks.  # [k, n + m] each"""
     for rows in _rows(DRAWS, n + m):
-        first = np.argpartition(generator.random((rows, n + m)), n - 1, 1)[:, :n]
-        yield _weights(np.sort(first, 1), n, m, cut)
+        mask = np.zeros((rows, n + m))
+        np.put_along_axis(mask, np.argpartition(generator.random((rows, n + m)), n - 1, 1)[:, :n], 1, 1)
+        yield mask
 
 
 def _rows(total: int, width: int) -> Iterator[int]:
@@ -543,22 +521,60 @@ def _chunks(weights: Array) -> Iterator[Array]:
         start += rows
 
 
-def _count(scores: Array, weights: Iterator[Array], bounds: Array) -> tuple[Array, int]:
-    """How many weighted sums are as large as the bounds, in absolute value, and how many there were.
+def _count(pairs: int, splits: Iterator[Array], larger: Callable[[slice, Array], Array]) -> tuple[Array, int]:
+    """How many splits are as extreme as the real one, by pair, and how many there were.
 
-    # [P, N], [k, N] each, [P] -> [P]
+    # [k, N] each -> [P]
     """
-    counts, splits = np.zeros(len(scores), np.int64), 0
-    for chunk in weights:
-        splits += len(chunk)
+    counts, total = np.zeros(pairs, np.int64), 0
+    for chunk in splits:
+        total += len(chunk)
         turned = np.ascontiguousarray(chunk.T)
         start = 0
-        for rows in _rows(len(scores), len(chunk)):
-            sums = scores[start : start + rows] @ turned
-            np.abs(sums, out=sums)
-            counts[start : start + rows] += np.count_nonzero(sums >= bounds[start : start + rows, None], 1)
+        for rows in _rows(pairs, len(chunk)):
+            part = slice(start, start + rows)
+            counts[part] += np.count_nonzero(larger(part, turned), 1)
             start += rows
-    return counts, splits
+    return counts, total
+
+
+def _larger_mean(pooled: Array, n: int, tolerance: Array) -> Callable[[slice, Array], Array]:
+    """Whether the means of splits differ as much as those of the first n scores and the others.  # [P, N], [P]"""
+    m = pooled.shape[1] - n
+    weight = 1 / n + 1 / m
+    rest = pooled.sum(1)[:, None] / m
+    bounds = np.abs(pooled[:, :n].sum(1)[:, None] * weight - rest) - tolerance[:, None]
+
+    def larger(part: slice, turned: Array) -> Array:
+        difference = (pooled[part] * weight) @ turned
+        difference -= rest[part]
+        return np.asarray(np.abs(difference, out=difference) >= bounds[part])
+
+    return larger
+
+
+def _larger_welch(pooled: Array, n: int, tolerance: Array) -> Callable[[slice, Array], Array]:
+    """Whether Welch's t of splits is as large as that of the first n scores against the others.  # [P, N], [P]"""
+    m = pooled.shape[1] - n
+    squared = pooled * pooled
+    sums, square_sums = pooled.sum(1)[:, None], squared.sum(1)[:, None]
+
+    def parts(first: Array, first_squares: Array, part: slice) -> tuple[Array, Array]:
+        """The difference of the means, squared, and its variance.  # [P, k], [P, k] -> [P, k], [P, k]"""
+        other, other_squares = sums[part] - first, square_sums[part] - first_squares
+        variance = (first_squares - first * first / n) / (n * (n - 1))
+        variance += (other_squares - other * other / m) / (m * (m - 1))
+        return (first / n - other / m) ** 2, np.maximum(variance, 0)
+
+    everything = slice(None)
+    observed, its_variance = parts(pooled[:, :n].sum(1)[:, None], squared[:, :n].sum(1)[:, None], everything)
+
+    def larger(part: slice, turned: Array) -> Array:
+        difference, variance = parts(pooled[part] @ turned, squared[part] @ turned, part)
+        # Multiplied out: a variance is 0 where both sides are constant.
+        return difference * its_variance[part] >= observed[part] * variance - tolerance[part, None]
+
+    return larger
 
 
 def _results(
@@ -601,8 +617,7 @@ def seeds_needed(alpha: float = 0.05, num_tests: int = 1, *, paired: bool = Fals
 def _smallest_p(n: int, paired: bool) -> float:
     if paired:
         return float(2.0 ** (1 - n))
-    (cut, _), _ = _cut(n, n)
-    return 2 * math.comb(2 * cut, cut) / math.comb(2 * n, n)
+    return 2 / math.comb(2 * n, n)
 
 
 def verdicts(
@@ -680,11 +695,7 @@ def verdict(
         higher = test.difference > 0
         word: Literal["better", "worse"] = "better" if higher == higher_is_better else "worse"
         way = "higher" if higher else "lower"
-        name = {
-            "difference of the means": "mean",
-            "difference of the interquartile means": "interquartile mean",
-        }.get(test.statistic, test.statistic)
-        reason = f"{name} {abs(test.difference):.4g} {way}, {said} ({test.method}, {test.splits:,} splits)"
+        reason = f"mean {abs(test.difference):.4g} {way}, {said} ({test.method}, {test.splits:,} splits)"
         return Verdict(word, reason, test, p, num_tests)
     if missing and test.smallest_p * num_tests > alpha:
         reason = (

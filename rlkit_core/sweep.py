@@ -80,7 +80,12 @@ class _Algorithm:
 
 
 def read_sweep(
-    path: Path, registry: Registry, parse_seeds: Callable[[str], Sequence[int]], *, name: str | None = None
+    path: Path,
+    registry: Registry,
+    parse_seeds: Callable[[str], Sequence[int]],
+    *,
+    name: str | None = None,
+    imports: Sequence[str] = (),
 ) -> Sweep:
     """Read a sweep's file.
 
@@ -89,17 +94,26 @@ def read_sweep(
         registry: where parts are looked up.
         parse_seeds: understands the text of `seeds`, or raises ValueError.
         name: of the group; default: the one in the file, else the file's own without its ending.
+        imports: modules that all runs import besides those that the file names.
 
     Raises:
         UsageError: everything that is wrong, each with the file and its key.
     """
     data = read_config_file(path)
     registry.check_required(data.pop("requires", None))
-    return _Reader(path, data, registry, parse_seeds).read(name)
+    return _Reader(path, data, registry, parse_seeds, imports).read(name)
 
 
 class _Reader:
-    def __init__(self, path: Path, data: Data, registry: Registry, parse_seeds: Callable[[str], Sequence[int]]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        data: Data,
+        registry: Registry,
+        parse_seeds: Callable[[str], Sequence[int]],
+        imports: Sequence[str],
+    ) -> None:
+        self._imports = imports
         self._path = path
         self._data = data
         self._registry = registry
@@ -151,7 +165,7 @@ class _Reader:
 
     def _error(self) -> UsageError:
         lines = list(self._problems)
-        most = 12
+        most = 20
         return UsageError("\n".join([*lines[:most], *([f"and {len(lines) - most} more"] if len(lines) > most else [])]))
 
     def _keys(self) -> list[str]:
@@ -193,6 +207,9 @@ class _Reader:
         found = []
         for i, one in enumerate(given if several else [given]):
             where = f"algorithm[{i}]" if several else "algorithm"
+            name = one.get("name") if isinstance(one, Mapping) else one
+            if isinstance(name, str) and not self._is_algorithm(name, where):
+                continue
             if isinstance(one, str):
                 found.append(_Algorithm(where, one))
             elif not isinstance(one, Mapping) or not isinstance(one.get("name"), str):
@@ -205,6 +222,14 @@ class _Reader:
                 vary = [(("algorithm", *path), values) for path, values in vary]
                 found.append(_Algorithm(where, one["name"], rest, preset, label, vary))
         return found
+
+    def _is_algorithm(self, name: str, where: str) -> bool:
+        try:
+            self._registry.get("algorithm", name)
+        except UsageError as error:
+            self._wrong(where, str(error).replace("\n", "; "))
+            return False
+        return True
 
     def _environments(self) -> list[tuple[str, Any]]:
         given = self._data.get("env")
@@ -241,6 +266,10 @@ class _Reader:
         where, env = environment
         run = {key: value for key, value in self._data.items() if key in RunConfig.model_fields}
         run = {key: value for key, value in run.items() if key not in ("algorithm", "env", "seed", "group")}
+        if self._imports:
+            listed = run.get("imports", [])
+            known = listed if isinstance(listed, list) else []
+            run["imports"] = [*known, *(module for module in self._imports if module not in known)]
         layers: list[Data] = [
             {"stop_at": "never", "algorithm": {"name": algorithm.name}},
             run,
@@ -261,7 +290,7 @@ class _Reader:
     def _key(self, path: Path_, algorithm: _Algorithm, env: str, varied: Sequence[tuple[Path_, Any, str]]) -> str:
         """The file's key for a setting."""
         for at, _, where in varied:
-            if at[: len(path)] == path or path[: len(at)] == at:
+            if path[: len(at)] == at:
                 own = at[1:] if where.startswith("algorithm") else at
                 return ".".join([where, *own])
         if path[:1] == ("env",):

@@ -652,9 +652,6 @@ def follow_group(folder: RunFolder, parent: _Parent) -> bool:
     members = _Members(folder)
     state = {**read_tracking(folder), "state": "pending", "error": None}
     write_json(folder.tracking_path, state)
-    # It has less to do than those whose records it sends, and should not take their time.
-    with contextlib.suppress(OSError):
-        os.nice(5)
     while not parent.ended(GROUP_POLL):
         for member in members.all():
             member.look()
@@ -858,18 +855,25 @@ def sync(run_dir: Path | str, build: Callable[[dict[str, Any]], Tracker | None] 
             who = f"process {status.get('pid', '?')} on {status.get('host', socket.gethostname())}"
             raise UsageError(f"{run_dir} is still running ({who})\nsync it when it has ended, on that machine")
         feed = Feed(folder, build)
-        try:
+        with _saying_where(run_dir, feed):
             sent = feed.close(str(state))
-        except RlkitError:
-            raise
-        except Exception as error:
-            raise StorageError(
-                f"cannot send {run_dir} to {feed.store}: {one_line(error)}\n"
-                "nothing is lost: sync again when the store can be reached"
-            ) from error
     if feed.idle:
         return f"{run_dir} has no tracker: there is nothing to send"
     return f"{_sent(sent)}; {feed.store} shows the run as {state}"
+
+
+@contextlib.contextmanager
+def _saying_where(what: Path | str, feed: Feed) -> Iterator[None]:
+    """A tracker's errors as one of ours: what could not be sent where."""
+    try:
+        yield
+    except RlkitError:
+        raise
+    except Exception as error:
+        raise StorageError(
+            f"cannot send {what} to {feed.store}: {one_line(error)}\n"
+            "nothing is lost: sync again when the store can be reached"
+        ) from error
 
 
 def _sent(records: int) -> str:
@@ -899,19 +903,13 @@ def _sync_group(path: Path, build: Callable[[dict[str, Any]], Tracker | None] | 
                 if (its := str(_status(member).get("state", "running"))) == "running":
                     raise UsageError(f"{member.path} is still running\nsync it when it has ended, on that machine")
                 feed = Feed(member, build)
-                try:
+                with _saying_where(member.path, feed):
                     sent += feed.close(its)
-                    if not feed.idle and planned.environment not in feeds:
-                        feed.finish_group(state)
-                except RlkitError:
-                    raise
-                except Exception as error:
-                    raise StorageError(
-                        f"cannot send {member.path} to {feed.store}: {one_line(error)}\n"
-                        "nothing is lost: sync again when the store can be reached"
-                    ) from error
                 if not feed.idle:
                     feeds[planned.environment], runs = feed, runs + 1
+        for feed in feeds.values():
+            with _saying_where(path, feed):
+                feed.finish_group(state)
         if not feeds:
             return f"{path} has no run with a tracker: there is nothing to send"
         write_json(folder.tracking_path, {**read_tracking(folder), "state": "ok", "error": None})

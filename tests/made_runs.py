@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import random
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -155,4 +156,5 @@ def _write(path: Path, data: Any) -> None:
 
 def returns_of(i: int, number: int, best: float = 500.0) -> list[float]:
     """Returns that rise to about `best`, others for each `i`."""
-    return [best * (1 - math.exp(-4 * (k + 1) / number)) * (1 - 0.01 * (i * 7919 % 13)) for k in range(number)]
+    noise = random.Random(i)
+    return [best * (1 - math.exp(-4 * (k + 1) / number)) * noise.uniform(0.8, 1.0) for k in range(number)]

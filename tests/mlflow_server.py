@@ -19,11 +19,18 @@ DELAY = 30.0
 
 
 class MlflowServer:
-    """`mlflow server` with a database in a folder, on a port that it keeps when it is started again."""
+    """`mlflow server` with a database in a folder, on a port that it keeps when it is started again.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: where it works.
+        command: `server`, or `ui`.
+        store: the database; default: `server.db` in the folder.
+    """
+
+    def __init__(self, folder: Path, *, command: str = "server", store: str | None = None) -> None:
         self.folder = folder
-        self.store = f"sqlite:///{folder}/server.db"
+        self.store = store or f"sqlite:///{folder}/server.db"
+        self._command = command
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -37,7 +44,7 @@ class MlflowServer:
             return
         environ = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
         environ |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(self.port)]
+        command = [sys.executable, "-m", "mlflow", self._command, "--workers", "1", "--port", str(self.port)]
         command += ["--backend-store-uri", self.store, "--artifacts-destination", str(self.folder / "artifacts")]
         with open(self.folder / "server.log", "ab") as log:
             self._process = subprocess.Popen(

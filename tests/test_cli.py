@@ -514,7 +514,8 @@ def test_a_strangers_parts_get_their_options(rlkit, printed, refused, tmp_path, 
             ["rnu"],
             [
                 "there is no command rnu",
-                "did you mean run? commands: run, resume, eval, watch, runs, ui, list, show, plugins, sync",
+                "did you mean run? commands: run, sweep, resume, eval, watch, runs, compare, report, verify, ui, list, "
+                "show, plugins, sync",
             ],
         ),
         (["run"], [f"which algorithm? registered: {ALGORITHMS}", "for example: rlkit run a2c --env CartPole-v1"]),
@@ -889,10 +890,12 @@ def test_runs_are_listed_with_how_they_stand(rlkit):
     assert rlkit(*SHORT, "--seed", "3", "--run-dir", "runs/one")[0] == 0
     started = subprocess.Popen([RLKIT, *CARTPOLE, "--total-steps", "100000000", "--stop-at", "never",
                                 "--run-dir", "runs/two"], stdout=subprocess.DEVNULL)  # fmt: skip
-    _wait_for(lambda: Path("runs/two/metrics.jsonl").exists() and last_record(Path("runs/two/metrics.jsonl")))
-    assert json.loads(rlkit("runs", "--json")[1])[1]["state"] == "running"
-    started.kill()
-    started.wait()
+    try:
+        _wait_for(lambda: Path("runs/two/metrics.jsonl").exists() and last_record(Path("runs/two/metrics.jsonl")))
+        assert json.loads(rlkit("runs", "--json")[1])[1]["state"] == "running"
+    finally:
+        started.kill()
+        started.wait()
     Path("runs/three").mkdir()
     Path("runs/three/config.json").write_text("[]")
     Path("runs/three/status.json").write_text("{")

@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def make(name: str, i: int, state: str = "finished", **config: Any) -> Path:
         settings = {**config_of(**config), "tracker": tracker}
-        more = {"parent": "9" * 32} if config.get("group") == "g/a" else {}
+        more = {"parent": "9" * 32, "init_from": "runs/before"} if config.get("group") == "g/a" else {}
         return make_run(
             top / "runs" / name, config=settings, state=state, started=BEGAN + i, cwd=str(top), returns=[i, 2.0], **more
         )
@@ -150,7 +150,13 @@ def test_what_is_not_rlkits_and_what_is_no_run(copied: Path) -> None:
     client.set_terminated(other.run_id, "FINISHED")
     client.create_run(experiment, tags={"rlkit.kind": "comparison"})
     planned = [{"group": "g/a", "environment": "CartPole-v1", "seed": seed, "run_dir": "x"} for seed in (1, 2)]
-    for group, tags in (("g", {"rlkit.planned": json.dumps(planned)}), ("h", {}), ("bare", {"rlkit.planned": "[[[["})):
+    plans = (
+        {"rlkit.planned": json.dumps(planned)},
+        {"rlkit.planned": json.dumps(planned[:1])},
+        {"rlkit.planned": "[[[["},
+    )
+    # One group has runs in two experiments, and in one of them an older plan.
+    for group, tags in (("g", plans[0]), ("g", plans[1]), ("h", {}), ("bare", plans[2])):
         tags |= {"rlkit.kind": "group", "rlkit.group_id": group * 4, "group": group}
         parent = client.create_run(experiment, tags=tags).info.run_id
         if group == "h":
@@ -199,6 +205,23 @@ def test_files_are_kept_as_a_run_beside_those_compared(copied: Path, tmp_path: P
             experiment != "rlkit/comparisons"
         )
     assert "one against two" not in {run.name for run in store.runs()}
+
+
+def test_a_run_is_fetched_in_the_form_of_its_folder(folder: Path, store: RunStore, tmp_path: Path) -> None:
+    from rlkit_core.reproduction import _records
+
+    original = folder / "runs" / "one"
+    (tmp_path / "one").mkdir()
+    fetched = store.fetch("one", tmp_path / "one")
+    for name in ("config.json", "provenance.json"):
+        assert (fetched / name).read_bytes() == (original / name).read_bytes()
+    assert _records(RunFolder(fetched)) == _records(RunFolder(original))
+    assert read_json(fetched / "status.json") == {"state": "finished", "result": {"steps": 10_005, "reached": None}}
+    with pytest.raises(UsageError, match="2 runs are called g"):
+        store.fetch("g", tmp_path / "one")
+    (tmp_path / "lost").mkdir()
+    with pytest.raises(StorageError, match=r"does not have the settings of lost: its artifact config\.json is missing"):
+        store.fetch("lost", tmp_path / "lost")
 
 
 def test_runs_stored_before_more_was_noted(copied: Path) -> None:
@@ -268,7 +291,7 @@ def ui(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`rlkit ui`, and the address that it names."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "rlkit_core.cli", "ui"],
+        [sys.executable, "-P", "-c", "from rlkit_core.cli import main; raise SystemExit(main())", "ui"],
         **{"cwd": folder, "env": environ, "stdout": subprocess.PIPE, "text": True},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
@@ -310,3 +333,26 @@ def _runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
+
+
+def test_mlflow_has_evaluations_at_the_steps_at_which_they_were_due(folder: Path) -> None:
+    """Else its mean over seeds, which overshoot by other amounts, would have one seed at each step."""
+    with sqlite3.connect(f"file:{folder}/mlflow.db?mode=ro", uri=True) as connection:
+        query = "SELECT DISTINCT step FROM metrics WHERE key = ? ORDER BY step"
+        evaluated, trained = (
+            [step for (step,) in connection.execute(query, (key,))] for key in ("evaluation/return", "rollout/return")
+        )
+    connection.close()
+    assert evaluated == [5000, 10_000]
+    assert trained == [4997, 9997]  # as the journal has them
+
+
+def test_an_experiment_has_a_saved_view_of_mlflows_page(folder: Path) -> None:
+    with sqlite3.connect(f"file:{folder}/mlflow.db?mode=ro", uri=True) as connection:
+        query = "SELECT value FROM experiment_tags WHERE key = 'mlflow.sharedViewState.rlkit'"
+        views = [json.loads(text) for (text,) in connection.execute(query)]
+    connection.close()
+    assert [view["name"] for view in views] == ["rlkit: by group"] * 2  # one for each environment
+    state = json.loads(views[0]["state"])
+    assert state["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "group"}]
+    assert state["compareRunCharts"][0]["metricKey"] == "evaluation/return"

@@ -30,6 +30,7 @@ from rlkit_core.builtin.trackers import (
 )
 from rlkit_core.errors import RunInUse, StorageError, UsageError
 from rlkit_core.run_folder import Journal, RunFolder, read_journal, read_json, write_json
+from rlkit_core.run_store import nominal_step_of
 from rlkit_core.tracking import Record, TrackedRun, Tracker, sync
 
 ROOT = Path(next(iter(rlkit_core.__path__))).parent
@@ -164,13 +165,15 @@ def kill(parent: Parent) -> None:
 
 
 def journal_of(run_dir: Path) -> list[tuple[str, int, int, float]]:
-    """The journal as MLflow should show it: (name, step, time, value), sorted."""
+    """The journal as MLflow should show it: (name, step, time, value), sorted; evaluations at their nominal steps."""
     names = {"odd @name//": "odd _name"}
-    return sorted(
-        (names.get(name, name), record["step"], record["time"], value)
-        for _, record in read_journal(run_dir / "metrics.jsonl")
-        for name, value in record["metrics"].items()
-    )
+    points = []
+    for _, record in read_journal(run_dir / "metrics.jsonl"):
+        for name, value in record["metrics"].items():
+            nominal = nominal_step_of(name)
+            step = record["step"] if name == nominal else int(record["metrics"].get(nominal, record["step"]))
+            points.append((names.get(name, name), step, record["time"], value))
+    return sorted(points)
 
 
 def client_of(uri: str) -> Any:

@@ -13,7 +13,7 @@ import pytest
 from made_runs import config_of, make_run
 
 from rlkit_core.errors import StorageError, UsageError
-from rlkit_core.run_store import Curve, StoredRun
+from rlkit_core.run_store import Curve, FolderStore, StoredRun
 from rlkit_core.statistics import prediction_interval
 from rlkit_core.verification import Published, Source, find, read_source, score_of, source_names, verify
 
@@ -146,6 +146,16 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
     assert source.scores == (Published("a2c", "Acrobot-v1", -80.0, None, 1000, 20, 5),)
 
 
+def test_the_same_version_comes_first_then_the_newest(tmp_path: Path) -> None:
+    row = '{ algorithm = "a2c", environment = "Acrobot-v1", mean = -80, steps = 1000, episodes = 20 }'
+    rows = ", ".join(row.replace("v1", f"v{version}") for version in (2, 9, 10))
+    path = tmp_path / "mine.toml"
+    path.write_text(GOOD.replace(row, rows))
+    source = read_source(str(path))
+    assert find(source, "a2c", "Acrobot-v2").environment == "Acrobot-v2"
+    assert find(source, "a2c", "Acrobot-v3").environment == "Acrobot-v10"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -268,6 +278,42 @@ def test_verify_refuses_what_would_mislead(runs: Callable[..., None], rlkit: Rlk
     assert "allowed    mixed-settings" in out
     code, _, err = rlkit(*command, "--allow", "nonsense")
     assert (code, "nothing is refused as nonsense" in err) == (2, True)
+
+
+def test_verify_counts_finished_runs_on_that_environment_only(runs: Callable[..., None], rlkit: Rlkit) -> None:
+    runs(SIX)
+    make_run(Path("runs/mine/elsewhere"), config=config_of("a2c", "CartPole-v1", 9, "mine"))
+    make_run(Path("runs/mine/failed"), config=config_of("a2c", "Acrobot-v1", 7, "mine"), state="failed")
+    command = ("verify", "a2c", "--env", "Acrobot-v1", "--against", "zoo")
+    code, _, err = rlkit(*command)
+    assert (code, "missing-runs" in err) == (2, True)
+    code, out, _ = rlkit(*command, *(word for key in ("missing-runs", "mixed-settings") for word in ("--allow", key)))
+    assert code == 0
+    assert "6 seeds\n" in out
+    assert "differs    runs" not in out
+    assert "differs    environment" not in out
+
+
+def test_verify_reads_a_trackers_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rlkit: Rlkit, runs: Callable[..., None]
+) -> None:
+    stored_runs = [
+        stored(i, score, group="mine", place=f"{i}", settings={"algorithm.x": 1}) for i, score in enumerate(SIX)
+    ]
+
+    class Store(FolderStore):
+        def runs(self, selection: Any = (), **_: Any) -> list[StoredRun]:
+            assert list(selection) == ["mine"]
+            return stored_runs
+
+        def groups(self) -> list[Any]:
+            return []
+
+    monkeypatch.setattr("rlkit_core.run_store.open_store", lambda uri, environ: Store())
+    command = ("verify", "a2c", "--env", "Acrobot-v1", "--against", "zoo", "--group", "mine")
+    code, out, _ = rlkit(*command, "--store", "sqlite:///some.db")
+    assert (code, out.splitlines()[0].rpartition(": ")[2]) == (0, "consistent")
+    assert rlkit(*command)[0] == 2
 
 
 def test_verify_refuses_unknown_sources(rlkit: Rlkit) -> None:

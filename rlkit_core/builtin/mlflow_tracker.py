@@ -50,26 +50,39 @@ CALL_SIZE = 200_000
 
 PROBE_SECONDS = 3.0
 LOCK_SECONDS = 30.0
-EXPERIMENT_TAGS = {
-    # Which pages MLflow's UI has for it: those of models that are trained, not those of language models.
-    "mlflow.experimentKind": "custom_model_development",
-    # A saved view of MLflow's UI: runs of one group are one line of the table, and one line with a band in a chart.
-    "mlflow.sharedViewState.rlkit": json.dumps(
-        {
-            **{"name": "rlkit: by group", "createdAt": 0, "updatedAt": 0},
-            "state": json.dumps(
-                {
-                    "groupBy": {
-                        "aggregateFunction": "average",
-                        "groupByKeys": [{"mode": "tag", "groupByData": "group"}],
-                    },
-                    "runsHiddenMode": "SHOW_ALL",
-                }
-            ),
-        }
-    ),
-}
-"""What MLflow's UI knows about an experiment that was created here."""
+
+
+def _saved_view() -> str:
+    """A saved view of MLflow's own page, as it stores them in tags of an experiment.
+
+    Runs of one group are one line of its table, and one line, with a band, of each chart; the charts that runs are
+    compared by come first.
+    """
+
+    def chart(kind: str, metric: str, title: str, **more: Any) -> dict[str, Any]:
+        about = {"type": kind, "uuid": f"rlkit {title}", "metricSectionId": "rlkit", "displayName": title}
+        keys = {"metricKey": metric, "selectedMetricKeys": [metric], "runsCountToCompare": 20}
+        return {**about, **keys, "deleted": False, "isGenerated": False, **more}
+
+    line = {"lineSmoothness": 0, "scaleType": "linear", "xAxisScaleType": "linear", "yAxisKey": "metric"}
+    line |= {"range": {}, "selectedXAxisMetricKey": "", "yAxisExpressions": [], "useGlobalXaxisKey": False}
+    metric = "evaluation/return"
+    state = {
+        "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": "group"}]},
+        "searchFilter": "tags.seed LIKE '%'",  # neither groups nor comparisons
+        "runsHiddenMode": "SHOW_ALL",
+        "compareRunSections": [{"uuid": "rlkit", "name": "rlkit", "display": True, "isReordered": True}],
+        "isAccordionReordered": True,
+        "compareRunCharts": [
+            chart("LINE", metric, "Return against environment steps", xAxisKey="step", **line),
+            chart("BAR", "final/return", "Return of the last policy"),
+        ],
+    }
+    return json.dumps({"name": "rlkit: by group", "createdAt": 0, "updatedAt": 0, "state": json.dumps(state)})
+
+
+VIEW_TAG = "mlflow.sharedViewState.rlkit"
+"""Of an experiment; MLflow's page shows it with `?viewStateShareKey=rlkit`, and lists it under Views."""
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "killed": "KILLED"}
 
 
@@ -195,7 +208,9 @@ class MlflowTracker(Tracker):
         found = self._client.get_experiment_by_name(name)
         if found is None:
             try:
-                return str(self._client.create_experiment(name, artifact_location=artifacts, tags=EXPERIMENT_TAGS))
+                return str(
+                    self._client.create_experiment(name, artifact_location=artifacts, tags={VIEW_TAG: _saved_view()})
+                )
             except MlflowException:
                 # Someone else may have created it meanwhile.
                 found = self._client.get_experiment_by_name(name)
@@ -233,7 +248,11 @@ class MlflowTracker(Tracker):
     def log(self, records: list[Record]) -> None:
         """Send metrics with the journal's own times: the store drops what it has already."""
         self._probe()
-        metrics = [Metric(_name(key), value, time, step) for key, value, step, time in numbers(records)]
+        metrics = [
+            Metric(_name(key), value, time, _step(key, record))
+            for record in records
+            for key, value, _, time in numbers([record])
+        ]
         for start in range(0, len(metrics), METRICS_PER_CALL):
             self._client.log_batch(self._run_id, metrics=metrics[start : start + METRICS_PER_CALL])
 
@@ -372,6 +391,18 @@ def _probe_sqlite(path: Path) -> None:
         raise StorageError(f"cannot write {path}: {error}") from error
 
 
+def _step(key: str, record: Record) -> int:
+    """The environment step at which MLflow has a metric: for evaluations the nominal one.
+
+    Updates overshoot it by other amounts for each seed, and MLflow takes the mean of a group at each step over the runs
+    that have that very step. The nominal step itself keeps the one at which it was made.
+    """
+    nominal = f"{key.rpartition('/')[0]}/nominal_step"
+    due = record["metrics"].get(nominal)
+    step: int = record["step"]
+    return int(due) if key != nominal and isinstance(due, (int, float)) and abs(due) < 2**53 else step
+
+
 def _name(text: str) -> str:
     """A metric's or parameter's name in MLflow's characters, as a path that MLflow finds unambiguous."""
     text = re.sub(r"[^\w/.:\- ]", "_", text, flags=re.ASCII)
@@ -408,6 +439,7 @@ def _tags(run: TrackedRun) -> dict[str, str]:
         "rlkit.run_dir": run.folder.path.absolute(),
         "rlkit.host": _dict(origin.get("machine")).get("host"),
         "rlkit.parent": origin.get("parent"),
+        "rlkit.init_from": origin.get("init_from"),
         "mlflow.source.type": "LOCAL",
         "mlflow.source.name": origin.get("command") or "rlkit",
         "mlflow.user": _user(),

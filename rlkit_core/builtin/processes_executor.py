@@ -147,9 +147,13 @@ class ProcessesExecutor(Executor):
 
 
 def _may_fork() -> bool:
-    """Whether a copy of this process could go on: a copy has no threads but the one that made it."""
+    """Whether a copy of this process could go on: it has no threads but the one that made it, and no CUDA."""
     torch = sys.modules.get("torch")
-    return threading.active_count() == 1 and not (torch is not None and torch.cuda.is_initialized())
+    if threading.active_count() > 1 or (torch is not None and torch.cuda.is_initialized()):
+        return False
+    # OpenBLAS starts one for each core but one when numpy is imported, and takes them down around a fork. More are of
+    # something that has been computed here, and does not.
+    return len(os.listdir("/proc/self/task")) <= (os.cpu_count() or 1)
 
 
 def _send(pid: int, number: int) -> None:

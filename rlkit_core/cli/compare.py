@@ -23,7 +23,7 @@ from rlkit_core.errors import ComparisonRefused, RlkitError, UsageError
 
 if TYPE_CHECKING:
     from rlkit_core.refusals import By, Refusal
-    from rlkit_core.run_store import RunStore, StoredRun
+    from rlkit_core.run_store import RunStore, StoredGroup, StoredRun
 
 Result = dict[str, Any]
 
@@ -34,8 +34,8 @@ ENVIRONMENTS = "for ENV alone; may be given several times"
     "compare",
     context_settings=CONTEXT,
     help="Compare groups of runs, the first being the baseline: better, worse, or cannot tell. A group is the name "
-    "that runs were given (--group), or one above several, such as classic above classic/a2c and classic/ppo, which are "
-    "compared with each other then. Runs can also be given by folder or id. What would mislead is refused.",
+    "that runs were given (--group), or one above several, such as classic above classic/a2c and classic/ppo, which "
+    "are compared with each other then. Runs can also be given by folder or id. What would mislead is refused.",
 )
 @click.argument("groups", metavar="GROUP...", nargs=-1)
 @click.option("--where", metavar="FILTER", help='only runs of which that is true, such as "environment = CartPole-v1"')
@@ -93,6 +93,7 @@ ENVIRONMENTS = "for ENV alone; may be given several times"
 )
 @click.option("--table", is_flag=True, help="print the table only: no report, no charts, nothing stored")
 @click.option("--json", "as_json", is_flag=True, help="print everything as JSON instead of the table")
+@click.option("--name", metavar="TEXT", help="of the comparison; default: the group above all, or the sides' names")
 @click.option("--output", metavar="DIR", help="folder of report and charts; default: a new one in comparisons/")
 @click.option("--no-keep", is_flag=True, help="do not store report and charts in the tracker's store")
 def command(
@@ -110,6 +111,7 @@ def command(
     allow: tuple[str, ...],
     table: bool,
     as_json: bool,
+    name: str | None,
     output: str | None,
     no_keep: bool,
 ) -> None:
@@ -120,20 +122,23 @@ def command(
 
     from rlkit_core.comparison import compare
 
-    source = _open(store, folder)
+    source = open_source(store, folder)
+    if output is not None:
+        _check_output(output)
     runs = _read(source, groups, where, by)
-    sides = _sides(runs, groups)
+    planned = source.groups()
+    sides = _sides(runs, groups, planned)
     environments = sorted({run.environment for run in runs if run.environment})
     _check_environments((*given, *ranges), environments)
     goals = {name: given.get(name, everywhere) for name in environments}
     if by == "steps" or not table:
         goals = {name: _registered(name, runs) if goal is None else goal for name, goal in goals.items()}
-    allowed = _refuse(source, runs, sides, groups, where, by, goals, allow)
+    allowed = _refuse(source, runs, sides, groups, planned, where, by, goals, allow)
     _check_shared(runs, sides, merged=any(refusal.key == "environment-versions" for refusal in allowed))
     result = compare(
         runs,
         sides=sides,
-        name=groups[0] if len(groups) == 1 else " vs ".join(sides[:3]) + (" …" if len(sides) > 3 else ""),
+        name=name or _name(groups, sides),
         by=by,
         thresholds=goals,
         references=ranges,
@@ -161,7 +166,6 @@ command.params.extend(common_options())
 
 
 def _check(groups: Sequence[str], where: str | None, alpha: float, allow: Sequence[str]) -> None:
-    from rlkit_core.config import did_you_mean
     from rlkit_core.refusals import KEYS
 
     if not groups and where is None:
@@ -172,6 +176,8 @@ def _check(groups: Sequence[str], where: str | None, alpha: float, allow: Sequen
         raise UsageError(f"--alpha: should be a number between 0 and 1, not {alpha:g}")
     for key in allow:
         if key not in KEYS:
+            from rlkit_core.config import did_you_mean
+
             raise UsageError(f"--allow: there is no {key}{did_you_mean(key, KEYS)}\nthere are: {', '.join(KEYS)}")
 
 
@@ -213,10 +219,10 @@ def _number(text: str) -> float | None:
 
 
 def _check_environments(names: Iterable[str], environments: Sequence[str]) -> None:
-    from rlkit_core.config import did_you_mean
-
     for name in names:
         if name not in environments:
+            from rlkit_core.config import did_you_mean
+
             raise UsageError(
                 f"no run is on {name}{did_you_mean(name, environments)}\nenvironments: {', '.join(environments)}"
             )
@@ -225,17 +231,19 @@ def _check_environments(names: Iterable[str], environments: Sequence[str]) -> No
 # Runs, sides, and whether they may be compared.
 
 
-def _open(store: str | None, folder: str) -> RunStore:
-    """Run folders, or the tracker's store."""
-    from rlkit_core.run_store import FolderStore, open_store
-
+def open_source(store: str | None, folder: str) -> RunStore:
+    """Run folders, or the tracker's store; for `--store` and `--runs`."""
     if store is None:
+        from rlkit_core.run_store import FolderStore
+
         return FolderStore(folder)
     if store and ":" not in store and not Path(store).exists():
         raise UsageError(
             f"--store: there is no store {store}\n"
             "give an address such as sqlite:///mlflow.db; without one, --store stands behind the groups"
         )
+    from rlkit_core.run_store import open_store
+
     return open_store(store or None, os.environ)
 
 
@@ -253,19 +261,25 @@ def _read(source: RunStore, groups: Sequence[str], where: str | None, by: By) ->
     return runs
 
 
-def _sides(runs: Sequence[StoredRun], groups: Sequence[str]) -> list[str]:
-    """The groups that are compared, in the order in which they were given, below that by name."""
+def _sides(runs: Sequence[StoredRun], groups: Sequence[str], planned: Sequence[StoredGroup]) -> list[str]:
+    """The groups that are compared, in the order in which they were given, else planned, else by name."""
+    from rlkit_core.refusals import natural
 
-    def rank(side: str) -> int:
-        for i, given in enumerate(groups):
-            if side == given or side.startswith(f"{given}/"):
-                return i
+    plan = list(dict.fromkeys(group for one in planned for group, _, _ in one.planned))
+
+    def rank(side: str) -> tuple[int, int, list[tuple[int, str]]]:
         members = [run for run in runs if run.group == side]
-        return min(
-            (i for i, given in enumerate(groups) for run in members if _is_named(run, given)), default=len(groups)
+        given = next(
+            (
+                i
+                for i, name in enumerate(groups)
+                if _belongs(side, name) or any(_is_named(run, name) for run in members)
+            ),
+            len(groups),
         )
+        return given, plan.index(side) if side in plan else len(plan), natural(side)
 
-    sides = sorted(_natural_order({run.group for run in runs if run.group}), key=rank)
+    sides = sorted({run.group for run in runs if run.group}, key=rank)
     if len(sides) < 2:
         only = (
             f"all selected runs are of one group, {sides[0]}" if sides else "no selected run says of which group it is"
@@ -274,11 +288,14 @@ def _sides(runs: Sequence[StoredRun], groups: Sequence[str]) -> list[str]:
     return sides
 
 
-def _natural_order(names: Iterable[str]) -> list[str]:
-    return sorted(
-        names,
-        key=lambda name: [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)],
-    )
+def _name(groups: Sequence[str], sides: Sequence[str]) -> str:
+    if len(groups) == 1:
+        return groups[0].rstrip("/")
+    return " vs ".join(sides[:3]) + (" …" if len(sides) > 3 else "")
+
+
+def _belongs(side: str, group: str) -> bool:
+    return side == group or side.startswith(f"{group}/")
 
 
 def _is_named(run: StoredRun, given: str) -> bool:
@@ -294,8 +311,7 @@ def _registered(environment: str, runs: Sequence[StoredRun]) -> float | None:
     from rlkit_core.config import DEFAULT_COMPONENTS
     from rlkit_core.registry import Registry
 
-    names = {run.settings.get("env.name") for run in runs if run.environment == environment}
-    name = names.pop() if len(names) == 1 else None
+    name = next(run.settings.get("env.name") for run in runs if run.environment == environment)
     try:
         component = Registry().get("environment", name if isinstance(name, str) else DEFAULT_COMPONENTS["env"])
         assert issubclass(component, EnvironmentConfig)
@@ -309,6 +325,7 @@ def _refuse(
     runs: Sequence[StoredRun],
     sides: Sequence[str],
     groups: Sequence[str],
+    planned: Sequence[StoredGroup],
     where: str | None,
     by: By,
     thresholds: Mapping[str, float | None],
@@ -321,16 +338,13 @@ def _refuse(
     """
     from rlkit_core.refusals import refusals
 
-    by_name = {given: [side for side in sides if side == given or side.startswith(f"{given}/")] for given in groups}
-    named = {side for of_given in by_name.values() for side in of_given}
-    narrowed = where is not None or not all(by_name.values()) or named != set(sides)
+    # By the names of groups alone, all their runs are selected.
+    narrowed = where is not None or not all(any(_belongs(side, name) for side in sides) for name in groups)
     group_runs = list(runs)
     if narrowed:
         with contextlib.suppress(UsageError):  # else there are only those that were given
             group_runs += [run for run in source.runs() if run.group in sides]
-    found = refusals(
-        runs, group_runs=group_runs, groups=source.groups(), narrowed=narrowed, by=by, thresholds=thresholds
-    )
+    found = refusals(runs, group_runs=group_runs, groups=planned, narrowed=narrowed, by=by, thresholds=thresholds)
     refused = [refusal for refusal in found if refusal.key not in allow]
     if refused:
         many = f", in {len(refused)} ways" if len(refused) > 1 else ""
@@ -391,9 +405,10 @@ def lines_of(result: Result, width: int | None = None) -> list[str]:
         result: what `rlkit_core.comparison.compare` gives.
         width: columns that there are; None: as many as needed.
     """
-    lines = [f"by {result['measure']}, {result['better']} is better; baseline: {result['sides'][0]}", ""]
+    about = f"by {result['measure']}, {result['better']} is better; baseline: {result['sides'][0]}"
+    lines = [*_wrapped([about], width), ""]
     for environment in result["environments"]:
-        lines += [_heading(environment), *_table(environment, result, width)]
+        lines += [*_wrapped([_heading(environment)], width), *_table(environment, result, width)]
         lines += _wrapped((f"note: {note}" for note in environment["notes"]), width)
         lines += _wrapped((pair["text"] for pair in environment["pairs"]), width)
         lines.append("")
@@ -429,8 +444,8 @@ def _table(environment: Result, result: Result, width: int | None) -> list[str]:
 
 
 def _columns(head: list[str], rows: list[list[str]], width: int | None) -> list[str]:
-    """Aligned columns; where they are too wide, first the mean goes, then the IQM, then names lose their middle."""
-    drop = [4, 3]
+    """Aligned columns; where they are too wide, first the IQM goes, then the mean, then names lose their middle."""
+    drop = [3, 3]
     while True:
         widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
         excess = 0 if width is None else sum(widths) + 2 * (len(widths) - 1) - width
@@ -500,7 +515,7 @@ def _footnotes(result: Result) -> Iterator[str]:
     tests = result["num_tests"]
     yield (
         f"tests: permutation tests, two-sided{', paired by seed' if result['paired'] else ''}; the chance of any wrong "
-        f"verdict is at most {result['alpha']:g}" + (f" in all {tests} tests (Holm)" if tests > 1 else "")
+        f"verdict is at most {result['alpha']:g}" + (f" in the {tests} tests together (Holm)" if tests > 1 else "")
     )
     for note in result["notes"]:
         yield f"note: {note}"
@@ -582,14 +597,19 @@ def _keeper(source: RunStore, store: str | None, runs: Sequence[StoredRun]) -> R
     return kept_in
 
 
+def _check_output(output: str) -> None:
+    folder = Path(output)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{output} is there already, and not empty\ntake another --output")
+
+
 def _folder(name: str, output: str | None) -> Path:
     """A new folder."""
     from rlkit_core.errors import StorageError
 
     if output is not None:
+        _check_output(output)
         folder = Path(output)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UsageError(f"{output} is there already, and not empty\ntake another --output")
     else:
         short = re.sub(r"[^\w.=+-]+", "-", name).strip("-.")[:100] or "comparison"
         folder = Path("comparisons") / f"{short}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -614,12 +634,12 @@ def write_files(result: Result, folder: Path) -> list[Path]:
     from rlkit_core.errors import StorageError
     from rlkit_core.run_folder import write_json
 
-    write_json(folder / "comparison.json", result)
-    charts = write_charts(result, folder)
     try:
+        write_json(folder / "comparison.json", result)
+        charts = write_charts(result, folder)
         (folder / "report.md").write_text(markdown(result, [chart.name for chart in charts]), encoding="utf-8")
     except OSError as error:
-        raise StorageError(f"cannot write {folder / 'report.md'}: {error.strerror or error}") from error
+        raise StorageError(f"cannot write {folder}: {error.strerror or error}\ntake another --output") from error
     return charts
 
 

@@ -32,7 +32,7 @@ def parse_seeds(text: str, start: int | None = None) -> list[int]:
     Raises:
         ValueError: it cannot be understood.
     """
-    if re.fullmatch(r"\d{1,9}", text):
+    if re.fullmatch(r"\d{1,20}", text):
         number, first = int(text), start or 0
         if not 1 <= number <= MOST_SEEDS:
             raise ValueError(f"should be at least 1 and at most {MOST_SEEDS:,} seeds, not {text}")

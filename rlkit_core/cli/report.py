@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -18,17 +19,24 @@ from rlkit_core.errors import StorageError
     "how to reproduce them. It holds all it needs and opens without a network.",
 )
 @click.argument("what", metavar="RUN|GROUP")
+@click.option(
+    "--store",
+    is_flag=False,
+    flag_value="",
+    metavar="[URI]",
+    help="read the runs from this store instead of runs/; without URI from the one that `rlkit run` sends to",
+)
 @click.option("--output", metavar="FILE", help="where to; default: NAME-report.html here")
-def command(what: str, output: str | None) -> None:
+def command(what: str, store: str | None, output: str | None) -> None:
     """Write the page."""
     from rlkit_core.report import CURVES, report_group, report_run
     from rlkit_core.run_folder import replace_file
-    from rlkit_core.run_store import FolderStore
+    from rlkit_core.run_store import FolderStore, open_store
 
-    store = FolderStore()
-    runs = store.runs([what], curves=CURVES)
+    source = FolderStore() if store is None else open_store(store or None, os.environ)
+    runs = source.runs([what], curves=CURVES)
     is_run = len(runs) == 1 and runs[0].group != what
-    text = report_run(runs[0]) if is_run else report_group(what, runs, store.groups())
+    text = report_run(runs[0]) if is_run else report_group(what, runs, source.groups())
     path = Path(output) if output is not None else _default(what)
     try:
         replace_file(path, text.encode("utf-8", "replace"))

@@ -38,6 +38,7 @@ COMMANDS = {
     "runs": ("rlkit_core.cli.runs:command", "List runs, and how they stand."),
     "compare": ("rlkit_core.cli.compare:command", "Compare groups of runs: better, worse, or cannot tell."),
     "report": ("rlkit_core.cli.report:command", "Write a page about a run or a group of runs."),
+    "reproduce": ("rlkit_core.cli.reproduce:command", "Run a run again, and say whether it comes to the same bits."),
     "verify": ("rlkit_core.cli.verify:command", "Hold runs of an algorithm against published scores."),
     "ui": ("rlkit_core.cli.ui:command", "Show tracked runs in a browser."),
     "list": ("rlkit_core.cli.catalogue:list_command", "List what is registered, and from where."),

@@ -91,7 +91,7 @@ def _order(value: Any) -> tuple[int, Any]:
 
 
 def _table(runs: Sequence[StoredRun]) -> list[str]:
-    columns = {
+    columns: dict[str, list[Any]] = {
         "run": [run.place for run in runs],
         "name": [run.name for run in runs],
         "state": [run.state for run in runs],

@@ -38,6 +38,13 @@ SEEDS = 10
 @click.option("--group", metavar="NAME", help="only runs of this group; needed where several have such runs")
 @click.option("--runs", "folder", default="runs", metavar="FOLDER", help="the folder that holds them [default runs]")
 @click.option(
+    "--store",
+    metavar="[URI]",
+    is_flag=False,
+    flag_value="",
+    help="read runs from the tracker's store instead; default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db here",
+)
+@click.option(
     "--allow", multiple=True, metavar="KEY", help="pass over what would mislead and is refused; it is printed instead"
 )
 @click.option("--json", "as_json", is_flag=True, help="print it as JSON")
@@ -47,24 +54,26 @@ def command(
     against: str,
     group: str | None,
     folder: str,
+    store: str | None,
     allow: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Read, check and print."""
-    from rlkit_core.run_store import FolderStore
+    from rlkit_core.cli.compare import open_source
     from rlkit_core.verification import find, read_source, verify
 
     source = read_source(against)
     published = find(source, algorithm.rpartition(":")[2], environment)
-    store = FolderStore(folder)
-    found = _runs(store, Path(folder), algorithm, environment, group)
+    runs = open_source(store, folder)
+    empty = store is None and group is None and not Path(folder).is_dir()
+    found = [] if empty else _runs(runs, algorithm, environment, group)
     if not found:
         raise UsageError(
-            f"there are no finished runs of {algorithm} on {environment} in {folder}"
+            f"there are no finished runs of {algorithm} on {environment} in {folder if store is None else 'the store'}"
             + (f", group {group}" if group else "")
             + f"\nmake them with: {_to_make_them(algorithm, environment, published, group)}"
         )
-    allowed = _refuse(found, store, source, allow)
+    allowed = _refuse(found, runs, source, allow)
     check = verify(published, source, [run for run in found if run.state == "finished"])
     if as_json:
         click.echo(json.dumps({**check.plain(), "allowed": allowed}, indent=2))
@@ -74,12 +83,10 @@ def command(
         click.echo(f"\nmore seeds: {_to_make_them(algorithm, environment, published, found[0].group or None)}")
 
 
-def _runs(store: RunStore, folder: Path, algorithm: str, environment: str, group: str | None) -> list[StoredRun]:
+def _runs(store: RunStore, algorithm: str, environment: str, group: str | None) -> list[StoredRun]:
     """Runs of the algorithm on the environment, all of one group."""
     from rlkit_core.verification import CURVES
 
-    if group is None and not folder.is_dir():
-        return []
     found = [
         run
         for run in store.runs([group] if group else [], curves=(*CURVES, "evaluation/return"))

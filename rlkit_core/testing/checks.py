@@ -36,6 +36,7 @@ _MODULES = (
     "collectors",
     "environments",
     "trackers",
+    "executors",
 )
 
 

@@ -174,7 +174,7 @@ def _heavy_imports(module: str) -> tuple[str, ...] | None:
     return tuple(words[words.index("imported") + 1 :]) if "imported" in words else None
 
 
-@check(*(kind for kind in ALL if kind not in ("environment", "tracker")))
+@check(*(kind for kind in ALL if kind not in ("environment", "tracker", "executor")))
 def building_leaves_settings_alone(subject: Subject) -> None:
     """`build` changes no setting, not even inside a list or table."""
     from rlkit_core.testing.building import build_any
@@ -186,7 +186,7 @@ def building_leaves_settings_alone(subject: Subject) -> None:
         fail("build has changed a setting", "copy what is changed: a stored run must say what was asked for")
 
 
-@check(*(kind for kind in ALL if kind not in ("environment", "tracker")))
+@check(*(kind for kind in ALL if kind not in ("environment", "tracker", "executor")))
 def building_leaves_torch_alone(subject: Subject) -> None:
     """`build` changes neither torch's default dtype nor its number of threads: both belong to the caller."""
     import torch

@@ -41,7 +41,7 @@ LAYERS = [
     {"evaluation", "continuation", "doctor", "report", "sweep", "verification"},
     {"training"},
     {"group"},
-    {"tuning"},
+    {"reproduction", "tuning"},
     {"testing"},
     {"cli"},
 ]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import random
@@ -26,6 +27,8 @@ from rlkit_core import (
     Act,
     EnvironmentConfig,
     EstimatorConfig,
+    Executor,
+    ExecutorConfig,
     ExplorationConfig,
     Network,
     NetworkConfig,
@@ -45,6 +48,8 @@ from rlkit_core.builtin.steps_collector import StepsCollector
 from rlkit_core.component import CollectorConfig
 from rlkit_core.environment import CheckedEnv, Environments
 from rlkit_core.errors import UsageError
+from rlkit_core.executor import Ended, Task
+from rlkit_core.group import do_task
 from rlkit_core.returns import LambdaEstimator, Returns
 from rlkit_core.rollout import tree_leaves
 from rlkit_core.seeding import SeedStream
@@ -1069,6 +1074,83 @@ class SaysAnEmptyWord(GoodTracker):
 
     def where(self, run_dir: Any, environ: Any) -> str:
         return " "
+
+
+# Executors ------------------------------------------------------------------------------------------------------------
+
+
+class InTurn(Executor):
+    """Does tasks in this process, one after the other, where it is waited for."""
+
+    def __init__(self) -> None:
+        self.tasks: list[Task] = []
+        self.ended: list[Ended] = []
+
+    def start(self, task: Task) -> None:
+        self.tasks.append(task)
+
+    def wait(self, seconds: float) -> list[Ended]:
+        if not self.ended and self.tasks:
+            task = self.tasks.pop(0)
+            with contextlib.redirect_stderr(None):
+                self.ended.append(self.as_ended(task, do_task(task.run_dir)))
+        ended, self.ended = self.ended, []
+        return ended
+
+    def as_ended(self, task: Task, code: int) -> Ended:
+        return Ended.of(task, code)
+
+    def stop(self, task: Task) -> None:
+        if task in self.tasks:
+            self.tasks.remove(task)
+            self.ended.append(Ended(task, 130))
+
+    def close(self) -> None:
+        self.tasks = []
+
+
+@good
+class GoodExecutor(ExecutorConfig):
+    """An executor that keeps the contract."""
+
+    name: ClassVar[str] = "good"
+    built: ClassVar[Any] = InTurn
+
+    def build(self, jobs: int) -> Any:
+        return self.built()
+
+
+def executor(check: str) -> Callable[[Any], Any]:
+    """Note down an executor that fails a check, by the class that does the work."""
+
+    def note(cls: Any) -> Any:
+        config = type(cls.__name__, (GoodExecutor,), {"__doc__": "Broken.", "built": cls, "__module__": __name__})
+        return breaks(check)(config)
+
+    return note
+
+
+@executor("builds_an_executor")
+class NoExecutor:
+    pass
+
+
+@executor("every_task_comes_out_once")
+class ForgetsTheStopped(InTurn):
+    def stop(self, task: Task) -> None:
+        self.tasks.remove(task)
+
+
+@executor("tasks_end_as_they_do")
+class TellsNoReason(InTurn):
+    def as_ended(self, task: Task, code: int) -> Ended:
+        return Ended(task, code)
+
+
+@executor("what_waits_can_be_stopped")
+class StopsNothing(InTurn):
+    def stop(self, task: Task) -> None:
+        pass
 
 
 # Algorithms -----------------------------------------------------------------------------------------------------------
