@@ -743,9 +743,9 @@ def _search(
     """Do the trials; returns the signal that has interrupted them, or None."""
     total = study.plan.config.total_steps * len(study.plan.seeds)
     rows = {number: RunRow(f"trial {number}", total) for number in range(trials)}
-    rows |= {trial.number: _row(trial, total) for trial in study.trials}
+    rows |= {trial.number: _row(trial, study.plan) for trial in study.trials}
     display = group_progress(progress_mode)
-    with noting("all runs store a checkpoint and stop; once more stops them at once") as signals:
+    with noting("all runs store a checkpoint and stop") as signals:
         executor = make_executor()
         try:
             search = Search(study, group, registry, executor, jobs=jobs, imports=imports, preset=preset)
@@ -757,7 +757,7 @@ def _search(
                     row = rows[number]
                     row.name, row.state, row.step, row.evaluation = _name(study.trials[number]), "running", step, score
                 for trial in ended:
-                    rows[trial.number] = _row(trial, total, rows[trial.number].step)
+                    rows[trial.number] = _row(trial, study.plan)
                     display.ended(rows[trial.number], list(rows.values()))
                 if signals.received is not None:
                     return signals.received
@@ -777,14 +777,15 @@ def _name(trial: Trial) -> str:
     return f"trial {trial.number}" + (" (unchanged)" if trial.unchanged else "")
 
 
-def _row(trial: Trial, total: int, step: int = 0) -> RunRow:
+def _row(trial: Trial, plan: Plan) -> RunRow:
     """A trial for display."""
+    total = plan.config.total_steps * len(plan.seeds)
     states = {"complete": "finished", "pruned": "given up"}
     return RunRow(
         name=_name(trial),
         total=total,
         state=states.get(trial.state, trial.state),
-        step=total if trial.state == "complete" else step,
+        step=total if trial.state == "complete" else len(trial.curve) * plan.config.resolved_eval_every,
         evaluation=trial.score if trial.score is not None else trial.curve[-1] if trial.curve else None,
         error=trial.reason,
     )
