@@ -26,6 +26,7 @@ from rlkit_core.drift import differences
 from rlkit_core.errors import ResumeRefused, RlkitError, StorageError, UsageError
 from rlkit_core.executor import Ended, Executor, Task, die_with
 from rlkit_core.group_folder import (
+    ASIDE,
     STUDY_FILE,
     GroupRecord,
     PlannedRun,
@@ -39,13 +40,11 @@ from rlkit_core.provenance import command_line, stored_config
 from rlkit_core.registry import Registry, given_files, import_modules
 from rlkit_core.run_folder import RunFolder, make_folder, read_journal, read_json, write_json
 from rlkit_core.signals import noting, raising
-from rlkit_core.tracking import TrackingProcess
+from rlkit_core.tracking import TrackingProcess, let_tracking_end, set_aside
 from rlkit_core.training import exit_code_of, flush, resume, run, write_error
 
 TASK_FILE = "task.json"
 TASK_FORMAT = 1
-ASIDE = ".failed"
-"""Folder of a group in which the folders of failed runs are kept that have been done again."""
 
 
 # ---- a task ----
@@ -420,14 +419,19 @@ def compute(
     """
     began = time.monotonic()
     path, folder = group.folder.path, group.folder
-    rows = {planned.run_dir: _Row(group, planned) for planned in group.record.planned}
-    todo = [row for row in rows.values() if row.prepare()]
+    let_tracking_end(folder)
+    folder.write_status("running", result=None, error=None)
+    try:
+        rows = {planned.run_dir: _Row(group, planned) for planned in group.record.planned}
+        todo = [row for row in rows.values() if row.prepare()]
+    except BaseException:
+        folder.write_status("interrupted")
+        raise
     sides = {planned.run_dir: f"{planned.group} in {planned.environment}" for planned in group.record.planned}
     result = GroupResult(path, group.record.name, sides=sides)
     tracking = None
     try:
         with noting("all runs store a checkpoint and stop; once more stops them at once") as signals:
-            folder.write_status("running", result=None, error=None)
             try:
                 if any(row.is_tracked for row in rows.values()):
                     tracking = TrackingProcess.start(path)
@@ -540,10 +544,7 @@ class _Row:
         number = 1
         while (self._aside / f"{name}-{number}").exists():
             number += 1
-        try:
-            os.rename(self.folder.path, self._aside / f"{name}-{number}")
-        except OSError as error:
-            raise StorageError(f"cannot set {self.folder.path} aside: {error.strerror or error}") from error
+        set_aside(self.folder, self._aside / f"{name}-{number}")
         _make_folder(self.folder.path)
         write_json(self.folder.path / TASK_FILE, task)
         self.shown.step, self.shown.evaluation, self._offset = 0, None, 0

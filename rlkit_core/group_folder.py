@@ -4,6 +4,7 @@ group.json          the plan: id, name, and which runs belong to it
 status.json         how the group stands, and which process computes it
 tracking.json       whether the trackers know how it ended
 …/task.json         in each run's folder: what it takes to begin the run
+.failed/            folders of failed runs that have been done again, which are no runs of the group any more
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from rlkit_core.errors import StorageError, UsageError
 from rlkit_core.run_folder import RunFolder, read_json, write_json
 
 GROUP_FILE = "group.json"
+ASIDE = ".failed"
 STUDY_FILE = "study.json"
 """File in the folder of a group whose runs are the trials of a search for settings, with what was tried."""
 FORMAT = 1
@@ -117,6 +119,12 @@ def run_folder_of(folder: Path, run: PlannedRun) -> RunFolder:
     if not path.resolve().is_relative_to(folder.resolve()):
         raise StorageError(f"{path} is damaged: it leads out of the folder of its group")
     return RunFolder(path)
+
+
+def runs_set_aside(folder: Path) -> list[RunFolder]:
+    """Folders of failed runs of a group that have been done again."""
+    found = sorted((folder / ASIDE).glob("*/config.json"))
+    return [RunFolder(path.parent) for path in found if path.resolve().is_relative_to(folder.resolve())]
 
 
 def open_group(folder: Path | str) -> tuple[RunFolder, GroupRecord]:

@@ -33,7 +33,16 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from rlkit_core.errors import RlkitError, RunInUse, StorageError, UsageError
-from rlkit_core.group_folder import GroupRecord, group_above, is_group, open_group, read_group, run_folder_of
+from rlkit_core.group_folder import (
+    ASIDE,
+    GroupRecord,
+    group_above,
+    is_group,
+    open_group,
+    read_group,
+    run_folder_of,
+    runs_set_aside,
+)
 from rlkit_core.registry import files_given, given_files
 from rlkit_core.run_folder import RunFolder, check_regular, read_journal, read_json, write_json
 
@@ -88,6 +97,11 @@ class TrackedRun:
     def name(self) -> str:
         """What the run is called."""
         return str(self.provenance.get("run_name") or self.folder.path.name)
+
+    @property
+    def is_set_aside(self) -> bool:
+        """Whether it failed, and another run of its group has taken its place."""
+        return self.group is not None and self.folder.path.parent.name == ASIDE
 
     @property
     def cwd(self) -> Path:
@@ -630,7 +644,7 @@ class _Members:
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
         self._read = 0
-        self._by_folder: dict[str, _Member] = {}
+        self._by_folder = {f"{ASIDE}/{run.path.name}": _Member(run) for run in runs_set_aside(folder.path)}
         self.environments: dict[str, list[_Member]] = {}
 
     def all(self) -> list[_Member]:
@@ -663,6 +677,8 @@ def follow_group(folder: RunFolder, parent: _Parent) -> bool:
         member.retry.hurry()
     ends = _Retry()
     while time.monotonic() < deadline:
+        if _is_anothers(_status(folder), parent):
+            return False  # the tracking process of the group that goes on waits for us
         for member in members.all():
             member.close_at_last()
         _note(folder, state, members)
@@ -811,6 +827,28 @@ class TrackingProcess:
 # ---- later ----
 
 
+def let_tracking_end(folder: RunFolder) -> None:
+    """Wait a while for the tracking process of a group that was computed a moment ago; after that it gives way."""
+    with contextlib.suppress(RunInUse), _alone(folder, timeout=10.0):
+        pass
+
+
+def set_aside(folder: RunFolder, target: Path) -> None:
+    """Move the folder of a failed run to where those are that have been done again.
+
+    Raises:
+        RunInUse: its record is still being sent.
+        StorageError: it cannot be moved.
+    """
+    with _alone(folder, timeout=15.0):
+        if folder.tracking_path.exists():
+            write_json(folder.tracking_path, {**read_tracking(folder), "state": "pending"})  # that it is aside
+        try:
+            os.rename(folder.path, target)
+        except OSError as error:
+            raise StorageError(f"cannot set {folder.path} aside: {error.strerror or error}") from error
+
+
 def begin_anew(folder: RunFolder) -> None:
     """Let the record of a run that goes on other than it was be sent to a new run of the tracker, from the beginning.
 
@@ -893,8 +931,8 @@ def _sync_group(path: Path, build: Callable[[dict[str, Any]], Tracker | None] | 
             raise UsageError(f"{path} is still being computed ({who})\nsync it when it has ended, on that machine")
         sent, runs = 0, 0
         feeds: dict[str, Feed] = {}
-        for planned in record.planned:
-            member = run_folder_of(path, planned)
+        planned = [(run.environment, run_folder_of(path, run)) for run in record.planned]
+        for environment, member in [*planned, *((None, run) for run in runs_set_aside(path))]:
             if not member.config_path.exists():
                 continue
             with _alone(member, timeout=1.0):
@@ -905,8 +943,8 @@ def _sync_group(path: Path, build: Callable[[dict[str, Any]], Tracker | None] | 
                 feed = Feed(member, build)
                 with _saying_where(member.path, feed):
                     sent += feed.close(its)
-                if not feed.idle:
-                    feeds[planned.environment], runs = feed, runs + 1
+                if not feed.idle and environment is not None:
+                    feeds[environment], runs = feed, runs + 1
         for feed in feeds.values():
             with _saying_where(path, feed):
                 feed.finish_group(state)

@@ -36,7 +36,7 @@ for task in tasks:
 print("started", flush=True)
 left = len(tasks)
 for line in sys.stdin:
-    word, _, number = line.partition(" ")
+    word, _, number = line.strip().partition(" ")
     if word == "stop":
         executor.stop(tasks[int(number)])
     elif word == "close":
@@ -140,19 +140,20 @@ def test_modules_that_lie_here_are_imported_only_where_they_are_named(
 def test_processes_forked_from_a_warm_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One is as if it were alone, one raises, one is killed, one is stopped, one never starts: each is told."""
     tasks = [make_task(tmp_path, seed) for seed in range(7)]
-    told: dict[str, Any] = {"seed1": ("raise", 400), "seed2": ("kill", 400), "seed3": ("slow", 400)}
-    parent = Parent(tasks, "auto", **told, seed5=("slow", 400), seed6=("slow", 0))
+    told: dict[str, Any] = {"seed1": ("raise", 400), "seed2": ("kill", 400), "seed3": ("wait", 400)}
+    parent = Parent(tasks, "auto", **told, seed5=("wait", 400), seed6=("wait", 0))
     assert parent.tell("stop 4") == [[4, 130, None]]
     ended = parent.rest(3)
     assert ended[0] == (0, None)
     assert ended[1] == (4, "environment 0 raised ZeroDivisionError: wheel came off")
     assert ended[2] == (-9, "its process was ended by signal 9 (SIGKILL)")
-    wait_for((tasks[3] / "slow").exists)
+    wait_for((tasks[3] / "waiting").exists)
     parent.tell("stop 3")
     assert parent.rest(1)[3] == (130, None)
     assert [state_of(task) for task in tasks[:2]] == ["finished", "failed"]
     assert state_of(tasks[3]) == "interrupted"
-    wait_for((tasks[5] / "slow").exists)
+    for task in tasks[5:]:
+        wait_for((task / "waiting").exists)
     assert sorted(parent.tell("close")) == [[5, 130, None], [6, 130, None]]
     assert state_of(tasks[5]) == "interrupted"
     assert not (tasks[4] / "config.json").exists()
@@ -166,6 +167,7 @@ def test_processes_forked_from_a_warm_one(tmp_path: Path, monkeypatch: pytest.Mo
     assert outcome(tasks[0]) == outcome(alone)
 
 
+@pytest.mark.long
 def test_spawned_processes_do_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = make_task(tmp_path, 0)
     parent = Parent([task], "spawn")
@@ -178,11 +180,12 @@ def test_spawned_processes_do_the_same(tmp_path: Path, monkeypatch: pytest.Monke
     assert outcome(task) == outcome(alone)
 
 
-@pytest.mark.parametrize("start_method", ["fork", pytest.param("spawn", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
 def test_processes_die_with_their_parent(start_method: str, tmp_path: Path) -> None:
     task = make_task(tmp_path, 0)
-    parent = Parent([task], start_method, seed0=("slow", 0))
-    wait_for((task / "slow").exists)
+    parent = Parent([task], start_method, seed0=("wait", 0))
+    wait_for((task / "waiting").exists)
     pid = read_json(task / "status.json")["pid"]
     assert alive(pid)
     parent.process.send_signal(signal.SIGKILL)

@@ -25,7 +25,7 @@ from rlkit_core.cli.group import parse_seeds, seeds_text
 from rlkit_core.errors import ResumeRefused, RunInUse, StorageError, UsageError
 from rlkit_core.executor import Ended, Executor, Task
 from rlkit_core.group import GroupResult, PlanEntry, compute, do_task, make_group, take_group
-from rlkit_core.group_folder import group_above, read_group, run_folder_of
+from rlkit_core.group_folder import group_above, read_group, run_folder_of, runs_set_aside
 from rlkit_core.presets import configure
 from rlkit_core.progress import RunRow, group_progress
 from rlkit_core.registry import Registry
@@ -152,6 +152,7 @@ def test_started_again_it_does_what_is_missing(tmp_path: Path) -> None:
     assert seen == {"seed1": False, "seed2": True, "seed3": False}, "what failed is begun anew, the other goes on"
     assert (path / "seed0" / "status.json").stat().st_mtime_ns == left["seed0"]
     assert read_json(path / ".failed" / "seed1-1" / "error.json")["message"] == "went wrong"
+    assert [run.path.name for run in runs_set_aside(path)] == ["seed1-1"]
     assert not (path / "seed1" / "error.json").exists()
     assert (result.exit_code, state_of(path)) == (0, "finished")
     result, executor = computed(path, entries(range(2)), well)
@@ -369,9 +370,8 @@ class Store(Tracker):
 class Training:
     """Stands for the process that computes the group."""
 
-    pid = os.getpid()
-
-    def __init__(self) -> None:
+    def __init__(self, pid: int | None = None) -> None:
+        self.pid = os.getpid() if pid is None else pid
         self.over = threading.Event()
 
     def ended(self, seconds: float) -> bool:
@@ -446,6 +446,35 @@ def test_one_process_sends_what_all_runs_record(tmp_path: Path, monkeypatch: pyt
     assert sent["g"] == ["failed", "failed"]
 
 
+def test_a_group_whose_process_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: dict[str, list[Any]] = {}
+    monkeypatch.setattr(tracking, "_build", lambda config: Store(sent, []))
+    group = make_group(tmp_path / "g", "g", entries(range(2), "g", tracker="mlflow"), Registry())
+    group.release()
+    for folder in (begin(tmp_path / "g" / "seed0", journal="ready"), group.folder):
+        folder.write_status("running")
+        write_json(folder.status_path, {**folder.status(), "process_start": 1.0})
+    training = Training(pid=group.folder.status()["pid"])
+    monkeypatch.setattr(training, "gone", lambda: True)
+    training.over.set()
+    assert tracking.follow_group(group.folder, training)  # type: ignore[arg-type]
+    assert sent == {"g": ["killed"], "g-seed0": [1, 2, "killed"]}
+    assert [state_of(tmp_path / "g" / "seed0"), state_of(tmp_path / "g")] == ["killed"] * 2
+
+
+def test_it_gives_way_to_the_process_of_a_group_that_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "_build", lambda config: Store({}, [ConnectionError("away")] * 99))
+    group = make_group(tmp_path / "g", "g", entries([0], "g", tracker="mlflow"), Registry())
+    group.release()
+    begin(tmp_path / "g" / "seed0", journal="ready").write_status("interrupted")
+    group.folder.write_status("running")  # by this process, which is not the one that it was started by
+    training = Training(pid=1)
+    training.over.set()
+    began = time.monotonic()
+    assert not tracking.follow_group(group.folder, training)  # type: ignore[arg-type]
+    assert time.monotonic() - began < 20
+
+
 def test_what_cannot_be_sent_is_sent_by_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: dict[str, list[Any]] = {}
     away: list[Exception] = []
@@ -507,6 +536,7 @@ def test_a_group_whose_runs_come_to_grief(folder: Path, monkeypatch: pytest.Monk
     assert "go on        rlkit resume runs/paper-a2c" in out
     assert [state_of(group / f"seed{seed}") for seed in range(3)] == ["finished", "killed", "failed"]
     known = read_group(group)
+    wait_for(lambda: read_json(group / "tracking.json")["state"] == "ok")  # on a slow machine it takes longer
     found = runs_in(folder / "mlflow.db")
     status, parent, tags = found.pop("paper/a2c")
     assert status == "FAILED"
@@ -524,8 +554,12 @@ def test_a_group_whose_runs_come_to_grief(folder: Path, monkeypatch: pytest.Monk
     assert "paper/a2c: 3 finished" in out
     assert read_json(group / "seed1" / "provenance.json")["resume_exact"] is True
     assert (group / ".failed" / "seed2-1" / "error.json").exists()
+    wait_for(lambda: read_json(group / "tracking.json")["state"] == "ok")
     with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as connection:
         found_now = list(connection.execute("select name, status from runs order by name, status"))
+        [(aside,)] = connection.execute("select run_uuid from runs where status = 'FAILED'")
+        [(kind,)] = connection.execute("select value from tags where key = 'rlkit.kind' and run_uuid = ?", (aside,))
+    assert kind == "set-aside", "else it would be there twice in a comparison"
     assert found_now == [
         ("paper/a2c", "FINISHED"),
         ("paper/a2c-seed0", "FINISHED"),
@@ -540,45 +574,43 @@ def test_a_group_whose_runs_come_to_grief(folder: Path, monkeypatch: pytest.Monk
         assert outcome(group / f"seed{seed}") == outcome(alone)
 
 
-def test_ctrl_c_stops_a_group_and_it_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = ("run", "a2c", *OPTIONS, "--seeds", "0,5", "--jobs", "1", "--tracker", "none", "--run-dir", "g")
-    process = start(folder, *arguments, misbehave={0: ("slow", 500)})
-    wait_for((folder / "g" / "seed0" / "slow").exists)
-    os.killpg(process.pid, signal.SIGINT)  # as the terminal does
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, out
-    assert "all runs store a checkpoint and stop" in out
-    assert [state_of(folder / "g" / "seed0"), state_of(folder / "g")] == ["interrupted"] * 2
-    assert not (folder / "g" / "seed5" / "config.json").exists()
-    code, out = command(folder, *arguments)
-    assert code == 0, out
-    assert "2 finished" in out
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
-    alone = make_task(folder / "alone", 0)
-    assert do_task(alone) == 0
-    assert outcome(folder / "g" / "seed0") == outcome(alone)
-    assert read_json(folder / "g" / "seed0" / "provenance.json")["resume_exact"] is True
-
-
-def test_a_killed_group_leaves_nothing_behind(folder: Path) -> None:
-    """No process computes on, and MLflow shows what was killed."""
-    arguments = ("run", "a2c", *OPTIONS, "--seeds", "2", "--run-dir", "g")
-    process = start(folder, *arguments, misbehave={0: ("slow", 300), 1: ("slow", 300)})
-    for seed in range(2):
-        wait_for((folder / "g" / f"seed{seed}" / "slow").exists)
+def test_a_group_that_is_killed_then_interrupted_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No process computes on; a second starter is told; Ctrl-C stops all; at the end it is as if nothing had been."""
+    arguments = ("run", "a2c", *OPTIONS, "--seeds", "0,5", "--jobs", "2", "--tracker", "none", "--run-dir", "g")
+    runs = [folder / "g" / f"seed{seed}" for seed in (0, 5)]
+    process = start(folder, *arguments, misbehave={0: ("wait", 500), 5: ("wait", 300)})
+    for run in runs:
+        wait_for((run / "waiting").exists)
     code, out = command(folder, "resume", "g")
     assert code == 7, out
     assert f"in use by process {process.pid}" in out
     started = children(process.pid)
-    assert len(started) == 3, "two runs and what follows them"
+    assert len(started) == 2
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=30)
-    wait_for(lambda: not any(map(alive, started)), 60)
-    assert [state_of(folder / "g" / f"seed{seed}") for seed in range(2)] == ["killed"] * 2
-    assert state_of(folder / "g") == "killed"
-    found = runs_in(folder / "mlflow.db")
-    assert {status for status, _, _ in found.values()} == {"KILLED"}
-    assert set(found) == {"a2c-CartPole-v1", "a2c-CartPole-v1-seed0", "a2c-CartPole-v1-seed1"}
+    wait_for(lambda: not any(map(alive, started)), 10)
+
+    for run in runs:
+        (run / "waiting").unlink()
+    process = start(folder, *arguments, misbehave={0: ("wait", 500)})
+    wait_for((runs[0] / "waiting").exists)
+    wait_for(lambda: state_of(runs[1]) == "finished")
+    os.killpg(process.pid, signal.SIGINT)  # as the terminal does
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, out
+    assert "all runs store a checkpoint and stop" in out
+    assert "a2c-CartPole-v1: 1 finished, 1 interrupted" in out
+    assert [state_of(runs[0]), state_of(folder / "g")] == ["interrupted"] * 2
+
+    code, out = command(folder, *arguments)
+    assert code == 0, out
+    assert "2 finished" in out
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    for run, seed in zip(runs, (0, 5), strict=True):
+        alone = make_task(folder / "alone", seed)
+        assert do_task(alone) == 0
+        assert outcome(run) == outcome(alone)
+        assert read_json(run / "provenance.json")["resume_exact"] is True
 
 
 @pytest.mark.long

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from group_cases import command, state_of
+from group_cases import state_of
+from test_group import InTurn
 
+from rlkit_core.builtin.executors import ProcessesConfig
 from rlkit_core.cli.group import parse_seeds
 from rlkit_core.config import RunConfig
 from rlkit_core.errors import UsageError
+from rlkit_core.group import do_task
 from rlkit_core.group_folder import read_group
 from rlkit_core.presets import configure
 from rlkit_core.registry import Registry
@@ -207,8 +210,9 @@ def test_a_whole_run_of_it(rlkit: Any, tmp_path: Path, monkeypatch: pytest.Monke
     code, _, err = rlkit("sweep", "classic.toml", "--print-plan")
     assert "is there twice" in err
     Path("classic.toml").write_text(text.replace(', "Acrobot-v1"', ""))
-    code, out = command(tmp_path, "sweep", "classic.toml", "--group", "mine/first")
-    assert code == 0, out
+    monkeypatch.setattr(ProcessesConfig, "build", lambda self, jobs: InTurn(do_task))
+    code, out, err = rlkit("sweep", "classic.toml", "--group", "mine/first")
+    assert code == 0, err
     known = read_group(tmp_path / "runs" / "mine-first")
     assert known.name == "mine/first"
     assert [(run.group, run.run_dir) for run in known.planned] == [
@@ -220,7 +224,7 @@ def test_a_whole_run_of_it(rlkit: Any, tmp_path: Path, monkeypatch: pytest.Monke
         assert state_of(folder) == "finished"
         config = RunConfig.parse(json.loads((folder / "config.json").read_text()), registry=Registry())
         assert config.group == run.group
-    code, out = command(tmp_path, "sweep", "classic.toml", "--group", "mine/first")
+    code, out, _ = rlkit("sweep", "classic.toml", "--group", "mine/first")
     assert code == 0
     assert "2 finished" in out
     for side in ("mine/first/a2c in CartPole-v1", "mine/first/ppo in CartPole-v1"):

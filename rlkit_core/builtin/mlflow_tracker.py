@@ -476,7 +476,7 @@ def _reached(run: TrackedRun, state: str) -> dict[str, str]:
     except StorageError:
         result, config = {}, {}
     # Another budget than it began with is no parameter: MLflow refuses to change one.
-    tags = {"state": state, "budget": config.get("total_steps")}
+    tags = {"state": state, "budget": config.get("total_steps"), "kind": "set-aside" if run.is_set_aside else None}
     if state in ("finished", "interrupted"):
         tags |= {"steps": result.get("steps"), "reached": result.get("reached")}
     return {f"rlkit.{key}": str(value)[:LONGEST_TAG] for key, value in tags.items() if value not in (None, "")}
