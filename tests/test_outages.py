@@ -432,6 +432,7 @@ def test_twenty_kills_at_any_moment_are_told(server: MlflowServer, tmp_path: Pat
     print(f"told after {sorted(waited)[10]:.1f} s, at most {max(waited):.1f} s")
 
 
+@pytest.mark.thorough
 def test_the_old_tracking_process_leaves_a_resumed_run_alone(server: MlflowServer, tmp_path: Path) -> None:
     training = Training(tmp_path, server.uri, "--checkpoint-every", "160")
     training.wait_until_sent()

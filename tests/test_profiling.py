@@ -64,7 +64,7 @@ def test_nothing_is_left_behind() -> None:
     assert Work.inner is inner
 
 
-@pytest.mark.parametrize("algorithm", ["a2c", "dqn"])
+@pytest.mark.parametrize("algorithm", ["a2c", pytest.param("dqn", marks=pytest.mark.thorough)])
 def test_a_run_is_the_same_and_says_where_its_time_went(algorithm: str, tmp_path: Path) -> None:
     step = Environments.step
     settings: dict[str, Any] = {

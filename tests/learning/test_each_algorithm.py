@@ -53,7 +53,10 @@ def test_none_is_forgotten() -> None:
     assert set(CASES) == {entry.name for entry in Registry().entries("algorithm") if entry.distribution == "rlkit-core"}
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.thorough if name == "td3" else []) for name in CASES],  # as sac, nearly
+)
 def test_it_learns(name: str, tmp_path: Path) -> None:
     """Random actions get about 20 on CartPole and -1,200 on Pendulum."""
     case = CASES[name]
