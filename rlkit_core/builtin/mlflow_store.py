@@ -345,11 +345,21 @@ class _Client(_Reader):
 
     def records(self, run: str) -> list[dict[str, Any]]:
         """All metrics of a run as records of a journal: those of one step and one time in one."""
-        metrics = sorted(self._client.get_run(run).data.metrics)
+        names = sorted(self._client.get_run(run).data.metrics)
+        points = dict(zip(names, self._pool.map(lambda name: self._points(run, name), names), strict=True))
+        # Evaluations are stored at their nominal steps, which are metrics at the steps at which they were made.
+        made = {
+            (name, when, due): step
+            for name, of_metric in points.items()
+            if name.endswith("/nominal_step")
+            for step, when, due in of_metric
+        }
         found: dict[tuple[int, int], dict[str, float]] = {}
-        for metric, points in zip(metrics, self._pool.map(lambda one: self._points(run, one), metrics), strict=True):
-            for step, when, value in points:
-                found.setdefault((step, when), {})[metric] = value
+        for name, of_metric in points.items():
+            for step, when, value in of_metric:
+                if not name.endswith("/nominal_step"):
+                    step = made.get((nominal_step_of(name), when, step), step)
+                found.setdefault((step, when), {})[name] = value
         return [{"step": step, "time": when, "metrics": values} for (step, when), values in sorted(found.items())]
 
     def download(self, run: str, name: str, folder: Path) -> None:

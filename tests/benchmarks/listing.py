@@ -91,7 +91,11 @@ def rows(path: Path, run: str) -> dict[str, list[tuple[Any, ...]]]:
         **mlflow_tracker._reached(tracked, "finished"),
         "mlflow.runName": tracked.name,
     }
-    metrics = [(name, value, when, run, step, 0) for name, value, step, when in numbers(records)]
+    metrics = [
+        (name, value, when, run, mlflow_tracker._step(name, record), 0)
+        for record in records
+        for name, value, _, when in numbers([record])
+    ]
     latest = {row[0]: row for row in sorted(metrics, key=lambda row: (row[4], row[2], row[1]))}
     return {
         "tags": [(key, value, run) for key, value in tags.items()],
