@@ -34,7 +34,7 @@ from rlkit_core.scaffold import write_package
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
-NOT_RUN = ("rlkit run ", "rlkit watch")
+NOT_RUN = ("rlkit run ", "rlkit tune ", "rlkit watch")
 """Beginnings of `rlkit` lines that may stand in blocks that are not run: what takes long, and what needs a screen."""
 
 
