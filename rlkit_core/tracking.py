@@ -559,6 +559,14 @@ class _Member:
         """Whether everything of it has been sent, as far as it was computed now."""
         self._lock = _tracking_lock(folder)
         self._seen = self._changed()
+        if self._is_computed():
+            self._seen = 0  # it was faster than this process
+
+    def _is_computed(self) -> bool:
+        try:
+            return self.folder.status().get("state") == "running" and not self.folder.is_orphaned()
+        except StorageError:
+            return False
 
     def _changed(self) -> int:
         try:

@@ -408,10 +408,12 @@ def test_one_process_sends_what_all_runs_record(tmp_path: Path, monkeypatch: pyt
     )
     old = begin(tmp_path / "g" / "seed4", journal="ready")  # of an earlier time, and never sent
     old.write_status("interrupted")
+    early = begin(tmp_path / "g" / "seed3", journal="ready")  # before that process looks for the first time
     thread.start()
+    wait_for(lambda: sent.get("g-seed3") == [1, 2])
     first = begin(tmp_path / "g" / "seed0")
     time.sleep(0.3)
-    assert sent == {}, "it may still be decided that what comes is to be a new run of the tracker"
+    assert "g-seed0" not in sent, "it may still be decided that what comes is to be a new run of the tracker"
     first.write_status("running", journal="ready")
     wait_for(lambda: sent.get("g-seed0") == [1, 2])
     first.write_status("finished")
@@ -428,7 +430,7 @@ def test_one_process_sends_what_all_runs_record(tmp_path: Path, monkeypatch: pyt
     write_json(third.status_path, {**third.status(), "process_start": 1.0})  # its process has gone
     wait_for(lambda: sent.get("g-seed2") == [1, 2, "killed"])
     assert state_of(third.path) == "killed"
-    begin(tmp_path / "g" / "seed3", journal="ready").write_status("finished")  # and is over before anybody has looked
+    early.write_status("finished")
     wait_for(lambda: sent.get("g-seed3") == [1, 2, "finished"])
     assert "g-seed4" not in sent, "what may still be gone on with waits for the end"
 
