@@ -514,8 +514,8 @@ def test_a_strangers_parts_get_their_options(rlkit, printed, refused, tmp_path, 
             ["rnu"],
             [
                 "there is no command rnu",
-                "did you mean run? commands: run, sweep, resume, eval, watch, runs, compare, report, verify, ui, list, "
-                "show, plugins, sync",
+                "did you mean run? commands: run, sweep, tune, resume, eval, watch, runs, compare, report, reproduce, "
+                "verify, ui, list, show, plugins, sync",
             ],
         ),
         (["run"], [f"which algorithm? registered: {ALGORITHMS}", "for example: rlkit run a2c --env CartPole-v1"]),

@@ -404,7 +404,8 @@ def test_one_process_sends_what_all_runs_record(tmp_path: Path, monkeypatch: pyt
     group.folder.write_status("running")
     training, answers = Training(), []
     thread = threading.Thread(
-        target=lambda: answers.append(tracking.follow_group(group.folder, training))  # type: ignore[arg-type]
+        target=lambda: answers.append(tracking.follow_group(group.folder, training)),  # type: ignore[arg-type]
+        daemon=True,
     )
     old = begin(tmp_path / "g" / "seed4", journal="ready")  # of an earlier time, and never sent
     old.write_status("interrupted")
