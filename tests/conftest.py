@@ -26,6 +26,12 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One process more than there are cores: many tests wait for processes, disks and servers."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture
 def rlkit(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Run the command in this process: `(exit code, stdout, stderr)`."""

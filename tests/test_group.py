@@ -527,6 +527,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(tmp_path / "runs", ignore_errors=True)
 
 
+@pytest.mark.thorough
 def test_a_group_whose_runs_come_to_grief(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One run is killed, one raises; MLflow knows; started again, all is as if nothing had been."""
     arguments = ("run", "a2c", *OPTIONS, "--seeds", "3", "--jobs", "2", "--group", "paper/a2c")

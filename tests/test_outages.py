@@ -230,8 +230,10 @@ def survive(
 
 @pytest.mark.parametrize(
     ("kinds", "moment"),
-    [(["errors"], "start"), (["stopped", "killed"], "middle")],
-    ids=["errors", "stopped and killed"],
+    [
+        pytest.param(["errors"], "start", id="errors", marks=pytest.mark.thorough),
+        pytest.param(["stopped", "killed"], "middle", id="stopped and killed"),
+    ],
 )
 def test_an_outage_loses_and_doubles_nothing(
     kinds: list[str], moment: str, server: MlflowServer, proxy: Proxy, tmp_path: Path
@@ -454,6 +456,7 @@ def test_the_old_tracking_process_leaves_a_resumed_run_alone(server: MlflowServe
     assert in_mlflow(server.store, training.run_dir).info.status == "FINISHED"
 
 
+@pytest.mark.thorough
 def test_a_run_that_goes_on_otherwise_gets_an_mlflow_run_of_its_own(
     server: MlflowServer, proxy: Proxy, tmp_path: Path
 ) -> None:

@@ -164,7 +164,7 @@ def check_end(started: subprocess.Popen[str], number: int, folder: Path, algorit
     [
         ("dqn", signal.SIGTERM, "update"),
         ("a2c", signal.SIGINT, "checkpoint"),
-        ("ppo", signal.SIGTERM, "evaluation"),
+        pytest.param("ppo", signal.SIGTERM, "evaluation", marks=pytest.mark.thorough),
         ("dqn", signal.SIGINT, "final evaluation"),
     ],
 )
@@ -172,7 +172,11 @@ def test_a_signal_in_the_midst_of_something(tmp_path: Path, algorithm: str, numb
     after = f"{random.uniform(0.001, 0.02):.4f}"
     started = start(tmp_path, algorithm, SIGNAL_AT=f"{moment}:{int(number)}", SIGNAL_AFTER=after)
     wait_for(lambda: started.poll() is not None)
-    assert check_end(started, number, tmp_path, algorithm) in ("training", "end")
+    ended = check_end(started, number, tmp_path, algorithm)
+    if ended == "end":  # on a quick machine the last evaluation may be over before the signal comes
+        assert moment == "final evaluation"
+        return
+    assert ended == "training"
     stopped_at = read_json(tmp_path / "run" / "provenance.json")["resumes"][0]["step"]
     assert {"update": 500, "checkpoint": 400, "evaluation": 600, "final evaluation": 1200}[moment] <= stopped_at
 

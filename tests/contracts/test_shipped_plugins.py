@@ -55,6 +55,7 @@ LEARNING = ("learns_which_action_pays", "values_what_follows_a_truncation")
 """They take as long as all others, and what they look for is not in these settings."""
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("component", with_settings(), ids=lambda part: f"{part.kind}-{part.name}")
 def test_with_other_settings(component: Component) -> None:
     outcomes = run_checks(component, leave_out=LEARNING)

@@ -71,8 +71,8 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def thorough(page: Path) -> bool:
-    """Whether a page is one of many alike: each algorithm has one, and each part that comes along."""
-    return page.parent.name in ("algorithms", "components") and "a2c" not in page.name
+    """Whether a page is one of many alike: each algorithm has one, each part that comes along, memory its own."""
+    return page.name == "recurrent.md" or page.parent.name in ("algorithms", "components") and "a2c" not in page.name
 
 
 @pytest.mark.parametrize(

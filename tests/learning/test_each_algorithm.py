@@ -49,13 +49,17 @@ CASES = {
 }
 
 
+SLOW = {"sac", "td3"}
+"""They take as long as all the others; what they learn of the probes is in the ordinary run."""
+
+
 def test_none_is_forgotten() -> None:
     assert set(CASES) == {entry.name for entry in Registry().entries("algorithm") if entry.distribution == "rlkit-core"}
 
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.thorough if name == "td3" else []) for name in CASES],  # as sac, nearly
+    [pytest.param(name, marks=pytest.mark.thorough if name in SLOW else []) for name in CASES],
 )
 def test_it_learns(name: str, tmp_path: Path) -> None:
     """Random actions get about 20 on CartPole and -1,200 on Pendulum."""

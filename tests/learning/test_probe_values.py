@@ -56,7 +56,7 @@ def values(learner: Any, obs: torch.Tensor) -> torch.Tensor:
     "probe",
     [
         probes.TwoSteps,
-        probes.RewardForEver,
+        pytest.param(probes.RewardForEver, marks=pytest.mark.thorough),
         pytest.param(probes.ObservationReward, marks=pytest.mark.thorough),
         pytest.param(probes.Identity, marks=pytest.mark.thorough),
     ],
