@@ -523,6 +523,7 @@ def test_report_charts_and_data_in_a_folder_of_their_own(rlkit: Rlkit, monkeypat
         assert words in page, words
 
 
+@pytest.mark.thorough
 def test_from_a_store_it_is_the_same_and_is_kept_there(
     rlkit: Rlkit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

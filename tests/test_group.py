@@ -200,6 +200,7 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
         make_group(tmp_path / "g" / "seed0", "g", entries([0]), Registry())
 
 
+@pytest.mark.thorough
 def test_one_of_two_that_start_it_at_once_wins(tmp_path: Path) -> None:
     group = make_group(tmp_path / "g", "g", entries([0]), Registry())
     try:

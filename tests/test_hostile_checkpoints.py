@@ -541,6 +541,7 @@ def test_the_original_is_read(run: Path, learner: Build) -> None:
     assert read(run, learner) is not None
 
 
+@pytest.mark.thorough
 def test_cut_at_every_byte(run: Path, learner: Build) -> None:
     for path in files_of(run):
         whole = path.read_bytes()

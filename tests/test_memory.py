@@ -73,6 +73,7 @@ def test_growth_is_measured_right() -> None:
     assert growth(rising) == pytest.approx(20)
 
 
+@pytest.mark.thorough
 def test_memory_is_flat_and_a_leak_is_found() -> None:
     """A short version, whose bound is wider: of a million steps a single block counts as much as of ten."""
     assert growth(samples(A2C, 1_500_000)) < 10

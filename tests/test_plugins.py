@@ -112,6 +112,7 @@ def ten(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.thorough
 def test_a_run_is_the_same_to_the_bit_whatever_else_is_installed(nine: Path, ten: Path, tmp_path: Path) -> None:
     policies = []
     for number, (algorithm, path) in enumerate([("a2c", None), ("a2c", nine), ("rlkit-core:a2c", ten)]):

@@ -163,7 +163,7 @@ def check_end(started: subprocess.Popen[str], number: int, folder: Path, algorit
     ("algorithm", "number", "moment"),
     [
         ("dqn", signal.SIGTERM, "update"),
-        ("a2c", signal.SIGINT, "checkpoint"),
+        pytest.param("a2c", signal.SIGINT, "checkpoint", marks=pytest.mark.thorough),
         pytest.param("ppo", signal.SIGTERM, "evaluation", marks=pytest.mark.thorough),
         ("dqn", signal.SIGINT, "final evaluation"),
     ],

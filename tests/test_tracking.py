@@ -479,7 +479,13 @@ class Server:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
 
-@pytest.fixture(params=["refuses", "answers 500", "does not answer"])
+@pytest.fixture(
+    params=[
+        "refuses",
+        pytest.param("answers 500", marks=pytest.mark.thorough),
+        pytest.param("does not answer", marks=pytest.mark.thorough),
+    ]
+)
 def dead_server(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == "refuses":
         with socket.socket() as taken:

@@ -135,6 +135,7 @@ def test_tracking_changes_nothing(go: Go, tracker: str, tmp_path: Path, monkeypa
     assert_same_bits(go(), tracked)
 
 
+@pytest.mark.thorough
 def test_the_hash_seed_of_python_changes_nothing(go: Go, tmp_path: Path) -> None:
     """Of four processes side by side, and of this one: the order of sets of names is another in each."""
     algorithm = {"algorithm": {"name": "a2c", "collector": {"num_envs": 2, "num_steps": 8}}}

@@ -71,8 +71,10 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def thorough(page: Path) -> bool:
-    """Whether a page is one of many alike: each algorithm has one, each part that comes along, memory its own."""
-    return page.name == "recurrent.md" or page.parent.name in ("algorithms", "components") and "a2c" not in page.name
+    """Whether a page is one of many alike, for an algorithm or a part that comes along, or has long examples."""
+    if page.parent.name in ("algorithms", "components"):
+        return "a2c" not in page.name
+    return page.name in ("plugins.md", "recurrent.md", "testing-plugins.md", "tune.md")
 
 
 @pytest.mark.parametrize(

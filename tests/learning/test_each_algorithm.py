@@ -49,7 +49,7 @@ CASES = {
 }
 
 
-SLOW = {"sac", "td3"}
+SLOW = {"dqn", "sac", "td3"}
 """They take as long as all the others; what they learn of the probes is in the ordinary run."""
 
 

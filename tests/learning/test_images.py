@@ -68,6 +68,7 @@ def score(name: str, env_id: str, total_steps: int, **settings: Any) -> float:
     return evaluate_policy(learner.policy, GymnasiumConfig(id=env_id), SeedStream(1), 200, 10).mean
 
 
+@pytest.mark.thorough
 def test_ppo_learns_from_images() -> None:
     """Nearly always right on new images (0.99 to 1 in four seeds), where guessing is right half of the time."""
     assert score("ppo", "test/WhichSide-v0", 8_000, learning_rate=2e-3, epochs=4) > 0.9

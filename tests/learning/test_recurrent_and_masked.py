@@ -93,6 +93,7 @@ def test_both_together(algorithm: str, network: str, seed: int) -> None:
 
 
 @ALGORITHMS
+@pytest.mark.thorough
 def test_endless_reward_has_its_value(algorithm: str) -> None:
     """10 in every step, which only a limit of 20 steps ends: it can count them, and must not see an end in that.
 
