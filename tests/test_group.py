@@ -579,6 +579,7 @@ def test_a_group_whose_runs_come_to_grief(folder: Path, monkeypatch: pytest.Monk
         assert outcome(group / f"seed{seed}") == outcome(alone)
 
 
+@pytest.mark.thorough
 def test_a_group_that_is_killed_then_interrupted_goes_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No process computes on; a second starter is told; Ctrl-C stops all; at the end it is as if nothing had been."""
     arguments = ("run", "a2c", *OPTIONS, "--seeds", "0,5", "--jobs", "2", "--tracker", "none", "--run-dir", "g")

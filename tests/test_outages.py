@@ -394,6 +394,7 @@ def change_a_setting(run_dir: Path) -> None:
     write_json(run_dir / "config.json", config)
 
 
+@pytest.mark.thorough
 def test_a_killed_run_is_shown_killed_and_goes_on_in_its_mlflow_run(server: MlflowServer, tmp_path: Path) -> None:
     training = Training(tmp_path, server.uri, "--checkpoint-every", "160")
     training.wait_until_sent()

@@ -124,6 +124,7 @@ def test_a_run_is_the_same_to_the_bit_whatever_else_is_installed(nine: Path, ten
     assert json.loads((tmp_path / "2" / "config.json").read_text())["algorithm"]["name"] == "rlkit-core:a2c"
 
 
+@pytest.mark.thorough
 def test_the_doctor_finds_what_is_wrong_with_each(ten: Path) -> None:
     done = process("plugins", "doctor", "--json", path=ten)
     assert done.code == 3, done.err
