@@ -917,6 +917,16 @@ def test_runs_are_listed_with_how_they_stand(rlkit):
     assert json.loads(rlkit("runs", "runs/one", "--json")[1])[0]["state"] == "finished"
 
 
+@pytest.mark.parametrize(
+    "command", ["runs", "compare a", "report a", "reproduce a", "verify a2c --env CartPole-v1 --against zoo"]
+)
+def test_what_stands_behind_store_is_an_address(refused, command):
+    assert refused(*command.split(), "--store", "mine/first") == [
+        "--store: there is no store mine/first",
+        "give an address such as sqlite:///mlflow.db; without one, --store stands behind the runs",
+    ]
+
+
 def test_runs_are_filtered_sorted_and_counted_by_group(rlkit):
     def places(*arguments):
         code, out, err = rlkit("runs", *arguments)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rlkit_core.cli.root import CONTEXT, AtLeast, common_options
+from rlkit_core.cli.source import open_source, runs_option, store_option
 from rlkit_core.errors import ComparisonRefused, RlkitError, UsageError
 
 if TYPE_CHECKING:
@@ -39,14 +40,8 @@ ENVIRONMENTS = "for ENV alone; may be given several times"
 )
 @click.argument("groups", metavar="GROUP...", nargs=-1)
 @click.option("--where", metavar="FILTER", help='only runs of which that is true, such as "environment = CartPole-v1"')
-@click.option("--runs", "folder", metavar="FOLDER", default="runs", help="where run folders are [default runs]")
-@click.option(
-    "--store",
-    metavar="[URI]",
-    is_flag=False,
-    flag_value="",
-    help="read runs from the tracker's store instead; default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db here",
-)
+@runs_option
+@store_option
 @click.option(
     "--by",
     type=click.Choice(["final", "steps", "curve"]),
@@ -229,22 +224,6 @@ def _check_environments(names: Iterable[str], environments: Sequence[str]) -> No
 
 
 # Runs, sides, and whether they may be compared.
-
-
-def open_source(store: str | None, folder: str) -> RunStore:
-    """Run folders, or the tracker's store; for `--store` and `--runs`."""
-    if store is None:
-        from rlkit_core.run_store import FolderStore
-
-        return FolderStore(folder)
-    if store and ":" not in store and not Path(store).exists():
-        raise UsageError(
-            f"--store: there is no store {store}\n"
-            "give an address such as sqlite:///mlflow.db; without one, --store stands behind the groups"
-        )
-    from rlkit_core.run_store import open_store
-
-    return open_store(store or None, os.environ)
 
 
 def _read(source: RunStore, groups: Sequence[str], where: str | None, by: By) -> list[StoredRun]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
 import click
 
 from rlkit_core.cli.root import CONTEXT, common_options
+from rlkit_core.cli.source import open_source, store_option
 from rlkit_core.errors import StorageError
 
 
@@ -19,21 +19,14 @@ from rlkit_core.errors import StorageError
     "how to reproduce them. It holds all it needs and opens without a network.",
 )
 @click.argument("what", metavar="RUN|GROUP")
-@click.option(
-    "--store",
-    is_flag=False,
-    flag_value="",
-    metavar="[URI]",
-    help="read the runs from this store instead of runs/; without URI from the one that `rlkit run` sends to",
-)
+@store_option
 @click.option("--output", metavar="FILE", help="where to; default: NAME-report.html here")
 def command(what: str, store: str | None, output: str | None) -> None:
     """Write the page."""
     from rlkit_core.report import CURVES, report_group, report_run
     from rlkit_core.run_folder import replace_file
-    from rlkit_core.run_store import FolderStore, open_store
 
-    source = FolderStore() if store is None else open_store(store or None, os.environ)
+    source = open_source(store)
     runs = source.runs([what], curves=CURVES)
     is_run = len(runs) == 1 and runs[0].group != what
     text = report_run(runs[0]) if is_run else report_group(what, runs, source.groups())

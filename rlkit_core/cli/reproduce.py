@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from rlkit_core.cli.root import CONTEXT, common_options
+from rlkit_core.cli.root import CONTEXT, common_options, import_option, progress_option
+from rlkit_core.cli.source import open_source, store_option
 
 if TYPE_CHECKING:
     from rlkit_core.reproduction import Reproduction
@@ -28,13 +28,7 @@ DIFFERENT = 1
     f"there. Exits with {DIFFERENT} if it is different.",
 )
 @click.argument("run", metavar="RUN")
-@click.option(
-    "--store",
-    is_flag=False,
-    flag_value="",
-    metavar="[URI]",
-    help="take the run from this store instead; without URI from the one that `rlkit run` sends to",
-)
+@store_option
 @click.option("--run-dir", metavar="DIR", help="where the new run goes; default: a new folder in runs/")
 @click.option(
     "--tolerance",
@@ -43,16 +37,8 @@ DIFFERENT = 1
     metavar="FLOAT",
     help="up to which numbers count as equal, relative to the larger of 1 and them [default 1e-6]",
 )
-@click.option(
-    "--import", "imports", metavar="MODULE", multiple=True, help="module to import first; may be given several times"
-)
-@click.option(
-    "--progress",
-    type=click.Choice(["auto", "rich", "plain", "none"]),
-    default="auto",
-    metavar="MODE",
-    help="what is shown meanwhile [auto, rich, plain, none; default auto]",
-)
+@import_option
+@progress_option
 @click.option("--json", "as_json", is_flag=True, help="print what was found as JSON, and nothing else")
 def command(
     run: str,
@@ -65,9 +51,8 @@ def command(
 ) -> int:
     """Reproduce, and report."""
     from rlkit_core.reproduction import reproduce
-    from rlkit_core.run_store import FolderStore, RunStore, open_store
 
-    source: RunStore = FolderStore() if store is None else open_store(store or None, os.environ)
+    source = open_source(store)
     with tempfile.TemporaryDirectory() as scratch:
         there = store is None and (Path(run) / "config.json").exists()
         original = Path(run) if there else source.fetch(run, Path(scratch))

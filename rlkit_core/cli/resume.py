@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from rlkit_core.cli.group import GroupCommand, go_on
-from rlkit_core.cli.root import CONTEXT, AtLeast, common_options
+from rlkit_core.cli.root import CONTEXT, AtLeast, common_options, import_option, progress_option
 from rlkit_core.errors import ResumeRefused, UsageError
 
 
@@ -30,16 +30,8 @@ from rlkit_core.errors import ResumeRefused, UsageError
     is_flag=True,
     help="go on although settings, code, packages or the machine are other than they were and change the results",
 )
-@click.option(
-    "--import", "imports", metavar="MODULE", multiple=True, help="module to import first; may be given several times"
-)
-@click.option(
-    "--progress",
-    type=click.Choice(["auto", "rich", "plain", "none"]),
-    default="auto",
-    metavar="MODE",
-    help="what is shown meanwhile [auto, rich, plain, none; default auto]",
-)
+@import_option
+@progress_option
 @click.option(
     "--jobs", type=AtLeast(1), metavar="INT", help="of a group: runs computed at the same time; default: the cores"
 )

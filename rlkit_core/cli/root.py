@@ -156,6 +156,18 @@ def common_options() -> list[click.Parameter]:
     ]
 
 
+import_option = click.option(
+    "--import", "imports", metavar="MODULE", multiple=True, help="module to import first; may be given several times"
+)
+progress_option = click.option(
+    "--progress",
+    type=click.Choice(["auto", "rich", "plain", "none"]),
+    default="auto",
+    metavar="MODE",
+    help="what is shown meanwhile [auto, rich, plain, none; default auto]",
+)
+
+
 class AtLeast(click.ParamType):  # type: ignore[type-arg]
     """A whole number that is not below a bound."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,9 +12,10 @@ from typing import Any
 import click
 
 from rlkit_core.cli.root import CONTEXT, AtLeast, common_options
+from rlkit_core.cli.source import open_source, store_option
 from rlkit_core.errors import UsageError
 from rlkit_core.run_filter import full_name, matching, parse_filter, value_of
-from rlkit_core.run_store import FolderStore, RunStore, StoredGroup, StoredRun, default_group, open_store
+from rlkit_core.run_store import StoredGroup, StoredRun, default_group
 
 NUMBERS = ("seed", "steps", "return")
 """Columns that are set to the right."""
@@ -29,13 +29,7 @@ NUMBERS = ("seed", "steps", "return")
     "FOLDER (default: runs), or with --store from where they were sent.",
 )
 @click.argument("folder", metavar="[FOLDER]", required=False)
-@click.option(
-    "--store",
-    is_flag=False,
-    flag_value="",
-    metavar="[URI]",
-    help="read the runs from this store instead; without URI from the one that `rlkit run` sends to",
-)
+@store_option
 @click.option("--group", metavar="NAME", help="only runs of this group, of groups below it, or of this experiment")
 @click.option("--state", metavar="STATE", help="only runs that stand so")
 @click.option("--algorithm", metavar="NAME", help="only runs of this algorithm")
@@ -61,7 +55,7 @@ def command(
         raise UsageError("runs are read from a folder or from a store\nleave out FOLDER, or --store")
     conditions = () if where is None else parse_filter(where)
     field = full_name(sort)
-    source: RunStore = FolderStore(folder or "runs") if store is None else open_store(store or None, os.environ)
+    source = open_source(store, folder or "runs")
     found = source.runs([] if group is None else [group])
     runs = matching(found, conditions)
     for wanted, name in ((state, "state"), (algorithm, "algorithm"), (env, "environment")):

@@ -15,7 +15,7 @@ from rlkit_core.cli.group import (
     progress_option,
     seeds_text,
 )
-from rlkit_core.cli.root import CONTEXT, AtLeast, common_options
+from rlkit_core.cli.root import CONTEXT, AtLeast, common_options, import_option
 from rlkit_core.errors import UsageError
 from rlkit_core.registry import Registry, import_modules
 from rlkit_core.sweep import Sweep, read_sweep
@@ -34,9 +34,7 @@ from rlkit_core.sweep import Sweep, read_sweep
 @click.option("--run-dir", metavar="DIR", help="folder of the group; default: the one of its name in runs/")
 @click.option("--jobs", type=AtLeast(1), metavar="INT", help="runs computed at the same time; default: the cores")
 @click.option("--print-plan", is_flag=True, help="print what would be computed, and do nothing")
-@click.option(
-    "--import", "imports", metavar="MODULE", multiple=True, help="module to import first; may be given several times"
-)
+@import_option
 @click.pass_context
 def command(
     ctx: click.Context,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rlkit_core.cli.root import CONTEXT, common_options
+from rlkit_core.cli.source import open_source, runs_option, store_option
 from rlkit_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -36,14 +37,8 @@ SEEDS = 10
     help="whose scores: zoo, cleanrl, or a TOML file like those in rlkit_core/published",
 )
 @click.option("--group", metavar="NAME", help="only runs of this group; needed where several have such runs")
-@click.option("--runs", "folder", default="runs", metavar="FOLDER", help="the folder that holds them [default runs]")
-@click.option(
-    "--store",
-    metavar="[URI]",
-    is_flag=False,
-    flag_value="",
-    help="read runs from the tracker's store instead; default: MLFLOW_TRACKING_URI, else sqlite:///mlflow.db here",
-)
+@runs_option
+@store_option
 @click.option(
     "--allow", multiple=True, metavar="KEY", help="pass over what would mislead and is refused; it is printed instead"
 )
@@ -59,7 +54,6 @@ def command(
     as_json: bool,
 ) -> None:
     """Read, check and print."""
-    from rlkit_core.cli.compare import open_source
     from rlkit_core.verification import find, read_source, verify
 
     source = read_source(against)
